@@ -1,0 +1,278 @@
+"""The message store in Redis: the truth about every message between its 250 and the API's 200.
+
+Failure semantics, in one place:
+
+* A message is in exactly one of these: *waiting* (a live RQ job carries it), *retry* (it waits for its next attempt),
+  *dead* (kept for a person), or gone because it was sent or discarded. Each step from one to another is one MULTI or
+  one script, so a crash leaves either the old or the new state, never half of both.
+* ``accept`` writes the messages and the RQ job that carries their ids in one MULTI. What Redis has acknowledged is
+  accepted; with ``appendfsync always`` that is after fsync.
+* RQ jobs are carriers only. A lost job loses no mail: ``orphans`` finds messages that no live job carries.
+* No step recreates a message that is gone: a worker that wakes up late cannot bring a sent message back.
+
+Keys, all under the queue's name ``q``::
+
+    q:message:<id>  hash   see queued_message.FIELDS
+    q:messages      zset   id → Unix time of acceptance; every message not yet sent and not dead
+    q:waiting       zset   id → Unix time it was last given to an RQ job
+    q:retries       zset   id → Unix time its next attempt is due
+    q:dead          zset   id → Unix time of death
+    q:pause:<id>    string Unix time until which a project is rate-limited; expires by itself
+    q:seen:<digest> string id of the message with that digest; expires by itself
+    q:lock:<name>   string who holds a periodic duty; expires by itself
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import orjson
+import redis
+from redis.client import Pipeline
+from rq import Queue, Retry
+
+from shared.queued_message import FIELDS, QueuedMessage, StoredMessage, decode, encode
+
+FORWARD_FUNCTION: Final = "forwarder.batch.forward_batch"
+"""The function of every RQ job, by name: the ingress never imports the forwarder. Its one argument: message ids."""
+
+JOB_TIMEOUT: Final = 25
+"""Seconds an RQ job may take: under Heroku's 30 s between SIGTERM and SIGKILL."""
+
+RESULT_TTL: Final = 30
+"""Seconds a finished job is kept. A small positive value is cheaper in RQ than 0, which deletes at once."""
+
+FAILURE_TTL: Final = 86_400
+"""Seconds a failed job is kept for a person to look at; the messages it carried are found by the sweep."""
+
+MAX_JOB_RETRIES: Final = 1000
+"""Crash recovery spends RQ's retries; a batch that is run again skips what is gone, so many are harmless."""
+
+
+class JsonSerializer:
+    """RQ's pickle replaced: a Redis that someone else can write to must not become code execution."""
+
+    @staticmethod
+    def dumps(value: Any) -> bytes:
+        return orjson.dumps(value)
+
+    @staticmethod
+    def loads(data: bytes) -> Any:
+        return orjson.loads(data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """How full the store is."""
+
+    waiting: int
+    retries: int
+    dead: int
+    oldest_accepted_at: float | None
+    """Unix time of acceptance of the oldest message that is neither sent nor dead."""
+
+    @property
+    def undelivered(self) -> int:
+        return self.waiting + self.retries
+
+
+# KEYS[1] is the message, KEYS[2..5] are messages, waiting, retries, dead. A message that is gone stays gone.
+_ASSIGN: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'waiting', 'job', ARGV[2])
+redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('ZREM', KEYS[5], ARGV[1])
+redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
+redis.call('ZADD', KEYS[2], 'NX', ARGV[4], ARGV[1])
+return 1
+"""
+_RETRY: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'retry', 'attempts', ARGV[3], 'generation', ARGV[4], 'answer', ARGV[5])
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('ZREM', KEYS[5], ARGV[1])
+redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
+return 1
+"""
+_BURY: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'dead', 'attempts', ARGV[3], 'generation', ARGV[4], 'answer', ARGV[5])
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('ZADD', KEYS[5], ARGV[2], ARGV[1])
+return 1
+"""
+
+
+class MessageStore:
+    """The store over one Redis. Every method may raise ``redis.RedisError``; nothing is half done when it does."""
+
+    def __init__(self, connection: redis.Redis, queue_name: str) -> None:
+        self.redis = connection
+        self.name = queue_name
+        self.queue = Queue(queue_name, connection=connection, serializer=JsonSerializer)
+        self.messages_key = f"{queue_name}:messages"
+        self.waiting_key = f"{queue_name}:waiting"
+        self.retries_key = f"{queue_name}:retries"
+        self.dead_key = f"{queue_name}:dead"
+        self._assign = connection.register_script(_ASSIGN)
+        self._retry = connection.register_script(_RETRY)
+        self._bury = connection.register_script(_BURY)
+
+    def message_key(self, message_id: str) -> str:
+        return f"{self.name}:message:{message_id}"
+
+    def pause_key(self, project_id: str) -> str:
+        return f"{self.name}:pause:{project_id}"
+
+    def seen_key(self, digest: str) -> str:
+        return f"{self.name}:seen:{digest}"
+
+    def lock_key(self, duty: str) -> str:
+        return f"{self.name}:lock:{duty}"
+
+    # Ingress
+
+    def accept(self, messages: Sequence[QueuedMessage], *, remember_seconds: int = 0) -> str:
+        """Store ``messages`` and enqueue one RQ job that carries them, in one MULTI. Returns the job's id.
+
+        When this returns, Redis has acknowledged. With ``remember_seconds`` each message's digest is kept that long.
+        """
+        now = time.time()
+        job_id = uuid.uuid4().hex
+        with self.redis.pipeline(transaction=True) as pipe:
+            accepted: dict[str, float] = {}
+            for message in messages:
+                pipe.hset(self.message_key(message.id), mapping=encode(message, job_id=job_id))
+                accepted[message.id] = message.accepted_at
+                if message.digest and remember_seconds:
+                    pipe.set(self.seen_key(message.digest), message.id, ex=remember_seconds)
+            pipe.zadd(self.messages_key, accepted)
+            pipe.zadd(self.waiting_key, dict.fromkeys(accepted, now))
+            self._enqueue(pipe, [(job_id, list(accepted))])
+            pipe.execute()
+        return job_id
+
+    def seen(self, digest: str) -> str | None:
+        """Id of the message that was accepted with this digest a short while ago, sent or not."""
+        value = self.redis.get(self.seen_key(digest))
+        return value.decode() if isinstance(value, bytes) else None
+
+    # Forwarder
+
+    def load(self, message_ids: Sequence[str]) -> list[StoredMessage | None]:
+        """The messages in the given order; None where one is gone. Raises ``CodecError``."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for message_id in message_ids:
+                pipe.hmget(self.message_key(message_id), FIELDS)
+            return [decode(values) for values in pipe.execute()]
+
+    def delete(self, message_ids: Iterable[str]) -> None:
+        """Forget messages that were sent or discarded, in one MULTI."""
+        ids = list(message_ids)
+        if not ids:
+            return
+        with self.redis.pipeline(transaction=True) as pipe:
+            pipe.unlink(*map(self.message_key, ids))
+            for index in (self.messages_key, self.waiting_key, self.retries_key, self.dead_key):
+                pipe.zrem(index, *ids)
+            pipe.execute()
+
+    def schedule_retry(
+        self, message_id: str, *, due: float, attempts: int, generation: int, answer: dict[str, Any] | None
+    ) -> bool:
+        """Move a message to *retry* until Unix time ``due``. False when it is gone."""
+        args: list[str | bytes | float] = [message_id, due, attempts, generation, orjson.dumps(answer)]
+        return bool(self._retry(keys=self._script_keys(message_id), args=args))
+
+    def bury(
+        self, message_id: str, *, died_at: float, attempts: int, generation: int, answer: dict[str, Any] | None
+    ) -> bool:
+        """Make a message a dead letter. False when it is gone."""
+        args: list[str | bytes | float] = [message_id, died_at, attempts, generation, orjson.dumps(answer)]
+        return bool(self._bury(keys=self._script_keys(message_id), args=args))
+
+    def promote_due(self, now: float, *, batch_size: int) -> int:
+        """Give at most ``batch_size`` messages whose retry is due to a new RQ job. Returns how many.
+
+        Optimistic: when another process takes some of them at the same moment, nothing is done and 0 is returned.
+        """
+        with self.redis.pipeline(transaction=True) as pipe:
+            pipe.watch(self.retries_key)  # type: ignore[no-untyped-call]
+            due = cast(list[bytes], pipe.zrangebyscore(self.retries_key, "-inf", now, start=0, num=batch_size))
+            ids = [value.decode() for value in due]
+            if not ids:
+                return 0
+            pipe.multi()
+            self._give_to_job(pipe, ids)
+            try:
+                pipe.execute()
+            except redis.WatchError:
+                return 0
+        return len(ids)
+
+    def requeue(self, message_ids: Sequence[str]) -> str | None:
+        """Give messages to a new RQ job at once, whatever their state. Returns the job's id. Gone ones stay gone."""
+        if not message_ids:
+            return None
+        with self.redis.pipeline(transaction=True) as pipe:
+            job_id = self._give_to_job(pipe, list(message_ids))
+            pipe.execute()
+        return job_id
+
+    def pause(self, project_id: str, until: float) -> None:
+        """Hold a rate-limited project's messages back until Unix time ``until``."""
+        lasts_ms = max(1, int((until - time.time()) * 1000))
+        self.redis.set(self.pause_key(project_id), repr(until), px=lasts_ms)
+
+    def paused_until(self, project_ids: Sequence[str]) -> list[float | None]:
+        """Until when each project is held back (Unix time), None where it is not."""
+        if not project_ids:
+            return []
+        return [float(value) if value else None for value in self.redis.mget(map(self.pause_key, project_ids))]
+
+    def depth(self) -> Depth:
+        with self.redis.pipeline(transaction=False) as pipe:
+            pipe.zcard(self.waiting_key)
+            pipe.zcard(self.retries_key)
+            pipe.zcard(self.dead_key)
+            pipe.zrange(self.messages_key, 0, 0, withscores=True)
+            waiting, retries, dead, oldest = pipe.execute()
+        return Depth(
+            waiting=waiting, retries=retries, dead=dead, oldest_accepted_at=float(oldest[0][1]) if oldest else None
+        )
+
+    def _script_keys(self, message_id: str) -> list[str]:
+        return [self.message_key(message_id), self.messages_key, self.waiting_key, self.retries_key, self.dead_key]
+
+    def _give_to_job(self, pipe: Pipeline, ids: list[str]) -> str:
+        job_id = uuid.uuid4().hex
+        now = time.time()
+        for message_id in ids:
+            args: list[str | float] = [message_id, job_id, now, now]
+            self._assign(keys=self._script_keys(message_id), args=args, client=pipe)
+        self._enqueue(pipe, [(job_id, ids)])
+        return job_id
+
+    def _enqueue(self, pipe: Pipeline, jobs: Sequence[tuple[str, list[str]]]) -> None:
+        self.queue.enqueue_many(
+            [
+                Queue.prepare_data(
+                    FORWARD_FUNCTION,
+                    args=(ids,),
+                    job_id=job_id,
+                    timeout=JOB_TIMEOUT,
+                    result_ttl=RESULT_TTL,
+                    failure_ttl=FAILURE_TTL,
+                    description="",
+                    retry=Retry(max=MAX_JOB_RETRIES, interval=0),
+                )
+                for job_id, ids in jobs
+            ],
+            pipeline=pipe,
+        )

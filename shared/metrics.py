@@ -1,0 +1,37 @@
+"""The metrics of both processes, as one table of Prometheus collectors. No label ever holds an address or a secret."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25)
+"""Seconds."""
+
+REPLIES = Counter("plunk_smtp_replies_total", "Final replies to DATA, by reply code", ["code"])
+AUTH_RESULTS = Counter("plunk_smtp_auth_total", "AUTH exchanges by reply code", ["code"])
+CONNECTIONS = Gauge("plunk_smtp_connections", "Open SMTP connections")
+BYTES_IN_FLIGHT = Gauge("plunk_smtp_message_bytes_in_flight", "Bytes of messages held before their 250")
+PREFLIGHT_SECONDS = Histogram(
+    "plunk_smtp_preflight_seconds", "Seconds a preflight took, retries included", buckets=LATENCY_BUCKETS
+)
+ACCEPT_SECONDS = Histogram(
+    "plunk_smtp_accept_seconds", "Seconds from the end of data to the reply", buckets=LATENCY_BUCKETS
+)
+COMMIT_SECONDS = Histogram(
+    "plunk_smtp_queue_commit_seconds", "Seconds one hand-over to Redis took", buckets=LATENCY_BUCKETS
+)
+
+VERDICTS = Counter("plunk_smtp_verdicts_total", "Judged API answers, by verdict", ["verdict"])
+FORWARD_SECONDS = Histogram("plunk_smtp_forward_seconds", "Seconds one API call took", buckets=LATENCY_BUCKETS)
+DELIVERY_SECONDS = Histogram(
+    "plunk_smtp_delivery_seconds",
+    "Seconds from acceptance to the API's 2xx",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400),
+)
+
+QUEUE_WAITING = Gauge("plunk_smtp_queue_waiting", "Messages carried by an RQ job")
+QUEUE_RETRIES = Gauge("plunk_smtp_queue_retries", "Messages waiting for their next attempt")
+QUEUE_DEAD = Gauge("plunk_smtp_queue_dead", "Dead letters")
+QUEUE_OLDEST_SECONDS = Gauge("plunk_smtp_queue_oldest_seconds", "Age of the oldest undelivered message, in seconds")

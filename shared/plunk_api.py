@@ -1,0 +1,136 @@
+"""The Plunk API as the relay sees it: one call, ``POST /v1/send``, and what came back, as a value.
+
+Nothing here judges an answer (``shared.verdict`` and ``ingress.preflight`` do) and no answer is an exception: that the
+API did not answer is itself an answer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+import requests
+from requests.adapters import HTTPAdapter
+
+MAX_RETRY_AFTER: Final = 3600.0
+"""Longest Retry-After that is believed, in seconds."""
+
+MAX_MESSAGE: Final = 300
+"""Longest error message that is kept, in characters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One HTTP answer of the API, read as PLUNK's error envelope where it is one."""
+
+    status: int
+    code: str = ""
+    """``error.code``, "" where there is none (413, a proxy's HTML page)."""
+    message: str = ""
+    """``error.message`` on one line, or a generic text where the body is not the API's envelope."""
+    fields: tuple[str, ...] = ()
+    """``error.errors[].field`` of a 422."""
+    original_status: int | None = None
+    """``error.details.originalStatusCode`` of a 409: what the first request with this key ended in; None = running."""
+    retry_after: float | None = None
+    """Seconds, from Retry-After."""
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoAnswer:
+    """The API did not answer (refused, timeout, reset, TLS, DNS). The request may or may not have arrived."""
+
+    cause: str
+    """The exception's class name; never its text, which may hold addresses."""
+    was_sent: bool = True
+    """False when the connection was never made, so the API cannot have seen the request."""
+
+
+class PlunkApi:
+    """A client of one API over kept-alive connections; safe to use from ``connections`` threads at once.
+
+    Sends nothing by itself: no redirect is followed and no retry is made here.
+    """
+
+    def __init__(self, base_url: str, *, connections: int) -> None:
+        self._url = f"{base_url}/v1/send"
+        self._health_url = f"{base_url}/health"
+        self._session = requests.Session()
+        # Proxy and .netrc look-ups cost more than the rest of a call, and .netrc would replace our key.
+        self._session.trust_env = False
+        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+
+    def send(
+        self, body: bytes, *, secret: str, timeout: float, idempotency_key: str | None = None
+    ) -> Answer | NoAnswer:
+        """``POST /v1/send`` with ``body`` (JSON). ``timeout`` in seconds, for connecting and for each silence."""
+        headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        try:
+            response = self._session.post(self._url, data=body, headers=headers, timeout=timeout, allow_redirects=False)
+        except requests.ConnectTimeout as error:
+            return NoAnswer(cause=type(error).__name__, was_sent=False)
+        except (requests.RequestException, UnicodeError) as error:
+            return NoAnswer(cause=type(error).__name__)
+        return read_answer(response.status_code, response.headers, response.content)
+
+    def health(self, *, timeout: float) -> Answer | NoAnswer:
+        """``GET /health``: needs no key."""
+        try:
+            response = self._session.get(self._health_url, timeout=timeout, allow_redirects=False)
+        except requests.RequestException as error:
+            return NoAnswer(cause=type(error).__name__)
+        return read_answer(response.status_code, response.headers, response.content)
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def read_answer(status: int, headers: Any, content: bytes) -> Answer:
+    """The answer of a status, case-insensitive headers and a body. Never raises: a body may be anything."""
+    if 200 <= status < 300:
+        return Answer(status=status)
+    error: dict[str, Any] = {}
+    try:
+        parsed = orjson.loads(content)
+        if isinstance(parsed, dict) and isinstance(parsed.get("error"), dict):
+            error = parsed["error"]
+    except orjson.JSONDecodeError:
+        pass
+    details = error.get("details")
+    original = details.get("originalStatusCode") if isinstance(details, dict) else None
+    errors = error.get("errors")
+    return Answer(
+        status=status,
+        code=_text(error.get("code")),
+        message=_text(error.get("message")) or f"the API answered {status}",
+        fields=tuple(_text(item.get("field")) for item in errors if isinstance(item, dict))
+        if isinstance(errors, list)
+        else (),
+        original_status=original if isinstance(original, int) and not isinstance(original, bool) else None,
+        retry_after=_seconds(headers.get("Retry-After")),
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    return "".join(c if c.isprintable() else " " for c in value[:MAX_MESSAGE])
+
+
+def _seconds(value: Any) -> float | None:
+    """Retry-After in seconds; the HTTP-date form, which the API does not use, counts as not given."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER) if math.isfinite(seconds) else None
