@@ -21,7 +21,12 @@ class ProbeServer:
     """Serves the probes until ``stop``. ``/readyz`` is 200 only when every dependency says "ok"."""
 
     def __init__(
-        self, port: int, *, readiness: Readiness, before_metrics: Callable[[], None], host: str = "0.0.0.0"
+        self,
+        port: int,
+        *,
+        readiness: Readiness,
+        before_metrics: Callable[[], None],
+        host: str = "0.0.0.0",  # noqa: S104
     ) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = 10

@@ -9,7 +9,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 DURABLE: Final = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
-"""The settings under which an acknowledged write survives a crash and is never evicted: setting → value it must have."""
+"""Under these an acknowledged write survives a crash and is never evicted: setting → the value it must have."""
 
 SOCKET_TIMEOUT: Final = 10.0
 """Seconds one command may take. Longer than any fsync, shorter than a client's patience."""
