@@ -94,7 +94,6 @@ class Replies(Enum):
     AUTH_TWICE = Reply(503, "5.5.1", "Already authenticated")
     AUTH_FIRST = Reply(530, "5.7.0", "Authentication required")
     AUTH_TOO_MANY = Reply(421, "4.7.0", "Too many failed authentications, closing the connection")
-    PROJECT_DISABLED = Reply(535, "5.7.13", "Project is disabled")
 
     # Envelope
     SENDER_SYNTAX = Reply(553, "5.1.7", "Sender address is not valid")
@@ -110,6 +109,7 @@ class Replies(Enum):
     # Message
     START_DATA = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
     QUEUED = Reply(250, "2.0.0", "Message accepted: queued as {id}")
+    DROPPED = Reply(250, "2.0.0", "Message checked, not sent: X-Plunk-Drop")
     BUSY = Reply(452, "4.3.1", "Server is busy with other uploads, try again later")
     MESSAGE_UNREADABLE = Reply(554, "5.6.0", "Message cannot be read: {reason}")
     MESSAGE_TOO_COMPLEX = Reply(554, "5.6.0", "Message is too complex: {reason}")

@@ -158,10 +158,12 @@ class MessageStore:
             pipe.execute()
         return job_id
 
-    def seen(self, digest: str) -> str | None:
-        """Id of the message that was accepted with this digest a short while ago, sent or not."""
-        value = self.redis.get(self.seen_key(digest))
-        return value.decode() if isinstance(value, bytes) else None
+    def seen_many(self, digests: Sequence[str]) -> dict[str, str]:
+        """Digest → id of the message that was accepted with it a short while ago, sent or not."""
+        if not digests:
+            return {}
+        values = cast(list[bytes | None], self.redis.mget([self.seen_key(digest) for digest in digests]))
+        return {digest: value.decode() for digest, value in zip(digests, values, strict=True) if value}
 
     # Forwarder
 

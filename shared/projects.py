@@ -12,14 +12,14 @@ QUERY_TIMEOUT: Final = 5.0
 """Seconds that one look-up may take, waiting for a connection included."""
 
 _PROJECT_BY_KEY: Final = """
-SELECT p.id, p.disabled, array_remove(array_agg(lower(d.domain)), NULL) AS domains
+SELECT p.id, array_remove(array_agg(lower(d.domain)), NULL) AS domains
 FROM projects p LEFT JOIN domains d ON d."projectId" = p.id AND d.verified
-WHERE p.secret = $1 GROUP BY p.id, p.disabled
+WHERE p.secret = $1 GROUP BY p.id
 """
 _DOMAIN: Final = """
 SELECT EXISTS (SELECT 1 FROM domains WHERE "projectId" = $1 AND lower(domain) = $2 AND verified)
 """
-_KEY_OF_PROJECT: Final = "SELECT secret, disabled FROM projects WHERE id = $1"
+_KEY_OF_PROJECT: Final = "SELECT secret FROM projects WHERE id = $1"
 _PROBE: Final = 'SELECT p.id, d.verified FROM projects p LEFT JOIN domains d ON d."projectId" = p.id LIMIT 1'
 
 
@@ -32,7 +32,6 @@ class Project:
     """One project as AUTH found it."""
 
     id: str
-    disabled: bool
     verified_domains: frozenset[str]
     """Lower-case domain names that were verified at the time of AUTH."""
 
@@ -54,7 +53,7 @@ class ProjectDirectory:
         row = await self._fetchrow(_PROJECT_BY_KEY, secret)
         if row is None:
             return None
-        return Project(id=row["id"], disabled=row["disabled"], verified_domains=frozenset(row["domains"]))
+        return Project(id=row["id"], verified_domains=frozenset(row["domains"]))
 
     async def is_verified(self, project_id: str, domain: str) -> bool:
         """Whether ``domain`` (lower case) is verified for the project now. Raises ``DirectoryUnavailable``."""

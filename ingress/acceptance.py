@@ -1,0 +1,138 @@
+"""The way of one message through the ingress: parse, check the senders, preflight, hand over, 250."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from ingress.backend import Login, Submission
+from ingress.handover import HandOver
+from ingress.message import Limits, ParsedMessage, parse
+from ingress.preflight import Preflight
+from ingress.replies import Replies, Reply, SmtpError
+from shared.log import get_logger
+from shared.projects import DirectoryUnavailable, ProjectDirectory
+from shared.queued_message import QueuedMessage, new_message_id
+
+INLINE_BYTES: Final = 64 * 1024
+"""Largest message that is parsed on the event loop; a larger one goes to a thread, so that no session waits for it."""
+
+log = get_logger(__name__)
+
+
+class Acceptance:
+    """The sessions' backend (``ingress.backend.Backend``) over the database, the API and the queue."""
+
+    def __init__(
+        self,
+        *,
+        directory: ProjectDirectory,
+        preflight: Preflight,
+        handover: HandOver,
+        parsers: ThreadPoolExecutor,
+        limits: Limits,
+        deduplicate: bool,
+    ) -> None:
+        self._directory = directory
+        self._preflight = preflight
+        self._handover = handover
+        self._parsers = parsers
+        self._limits = limits
+        self._deduplicate = deduplicate
+
+    async def authenticate(self, secret: str, *, peer: str) -> Login:
+        try:
+            project = await self._directory.by_secret(secret)
+        except DirectoryUnavailable as error:
+            raise Replies.AUTH_UNAVAILABLE.error(cause=f"database: {error}") from error
+        if project is None:
+            raise Replies.AUTH_INVALID.error(cause="unknown secret")
+        return Login(project=project, secret=secret)
+
+    async def check_sender(self, login: Login, domain: str) -> None:
+        if not await self._is_verified(login, domain):
+            raise Replies.SENDER_DOMAIN.error(cause=f"domain {domain}")
+
+    async def accept(self, submission: Submission) -> Reply:
+        message_id = new_message_id()
+        bound = log.bind(message_id=message_id, session=submission.session, project=submission.login.project.id)
+        to = ", ".join(submission.recipients)
+        try:
+            parsed, digest = await self._parse(submission)
+            await self._check_header_senders(submission.login, parsed)
+            await self._preflight.check(secret=submission.login.secret, sender=parsed.sender)
+            if parsed.drop:
+                bound.info(f"Email dropped as asked: {parsed.sender} → {to}")
+                return Replies.DROPPED.value
+            queued_id = await self._handover.put(
+                QueuedMessage(
+                    id=message_id,
+                    project_id=submission.login.project.id,
+                    sender=parsed.sender,
+                    recipients=submission.recipients,
+                    envelope_from=submission.envelope_from,
+                    accepted_at=time.time(),
+                    body=parsed.body,
+                    message_id=parsed.message_id,
+                    subject=parsed.subject,
+                    idempotency_key=parsed.idempotency_key,
+                    digest=digest,
+                )
+            )
+        except SmtpError as error:
+            bound.warning(
+                f"Email refused: {submission.envelope_from} → {to}",
+                reply=str(error.reply),
+                cause=error.cause,
+                **error.log_fields,
+            )
+            raise
+        if queued_id != message_id:
+            bound.info(f"Email is a repeat of {queued_id}: {parsed.sender} → {to}", client_message_id=parsed.message_id)
+        else:
+            bound.info(
+                f"Email accepted: {parsed.sender} → {to}",
+                client_message_id=parsed.message_id,
+                bytes=len(submission.data),
+                peer=submission.peer,
+            )
+        return Replies.QUEUED.value.filled(id=queued_id)
+
+    async def _parse(self, submission: Submission) -> tuple[ParsedMessage, str]:
+        if len(submission.data) <= INLINE_BYTES:
+            return self._read(submission)
+        return await asyncio.get_running_loop().run_in_executor(self._parsers, self._read, submission)
+
+    def _read(self, submission: Submission) -> tuple[ParsedMessage, str]:
+        parsed = parse(submission.data, recipients=submission.recipients, limits=self._limits)
+        digest = ""
+        # A message without a Message-ID is never taken for a repeat: two alike may both be meant.
+        if self._deduplicate and parsed.message_id:
+            digest = fingerprint(submission, parsed.message_id)
+        return parsed, digest
+
+    async def _check_header_senders(self, login: Login, parsed: ParsedMessage) -> None:
+        for domain in parsed.from_domains:
+            if not await self._is_verified(login, domain):
+                raise Replies.FROM_DOMAIN.error(cause=f"domain {domain}")
+
+    async def _is_verified(self, login: Login, domain: str) -> bool:
+        if domain in login.project.verified_domains:
+            return True
+        # It may have been verified since this session authenticated.
+        try:
+            return await self._directory.is_verified(login.project.id, domain)
+        except DirectoryUnavailable as error:
+            raise Replies.SENDER_UNAVAILABLE.error(cause=f"database: {error}") from error
+
+
+def fingerprint(submission: Submission, message_id: str) -> str:
+    """SHA-256 over project, envelope, Message-ID and content: equal only for a client's repeat of one message."""
+    digest = hashlib.sha256()
+    for part in (submission.login.project.id, submission.envelope_from, *submission.recipients, message_id):
+        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    digest.update(submission.data)
+    return digest.hexdigest()

@@ -1,0 +1,165 @@
+"""The preflight: ask the API, before 250, whether it would take mail from this project and sender now.
+
+``POST /v1/send`` with an empty ``to`` makes the API check the key, the project, the rate limit, the schema and the
+sender's domain, and send nothing; so asking again is free of risk. The answer decides the SMTP reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final
+
+import orjson
+import tenacity
+
+from ingress.replies import Replies, Reply, SmtpError
+from shared.metrics import PREFLIGHT_SECONDS
+from shared.plunk_api import Answer, NoAnswer, PlunkApi
+
+ATTEMPT_SECONDS: Final = 5.0
+"""Longest that one try may take, so that a hanging API leaves time for another."""
+
+BLIP_WAIT: Final = tenacity.wait_exponential_jitter(initial=0.1, max=1.0, jitter=0.1)
+"""Seconds between tries where the API does not name a time by Retry-After."""
+
+MAX_KEPT_ANSWERS: Final = 10_000
+"""Good answers kept under PREFLIGHT_TTL, at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of the reply table: ``reply`` None means that the API would take the mail."""
+
+    name: str
+    applies: Callable[[Answer], bool]
+    reply: Reply | None
+    deferred: Reply | None = None
+    """The reply under DEFER_TRANSIENT, where it differs."""
+
+
+def _refused(enhanced: str) -> Reply:
+    return replace(Replies.REFUSED.value, enhanced=enhanced)
+
+
+def _deferred(enhanced: str) -> Reply:
+    return replace(Replies.DEFERRED.value, enhanced=enhanced)
+
+
+TABLE: Final = (
+    Row(name="2xx", applies=lambda a: a.is_success, reply=None),
+    Row(name="422 about the empty to alone", applies=lambda a: _only_complains_about_to(a), reply=None),
+    Row(name="400", applies=lambda a: a.status == 400, reply=_refused("5.6.0")),
+    Row(name="401", applies=lambda a: a.status == 401, reply=_refused("5.7.8")),
+    Row(name="402", applies=lambda a: a.status == 402, reply=_refused("5.7.0")),
+    Row(name="403", applies=lambda a: a.status == 403, reply=_refused("5.7.1")),
+    Row(name="413", applies=lambda a: a.status == 413, reply=_refused("5.3.4")),
+    Row(name="422", applies=lambda a: a.status == 422, reply=_refused("5.6.0")),
+    Row(name="429", applies=lambda a: a.status == 429, reply=_refused("5.7.0"), deferred=_deferred("4.7.0")),
+    Row(name="other 4xx", applies=lambda a: 400 <= a.status < 500, reply=_refused("5.0.0")),
+    Row(name="5xx", applies=lambda a: a.status >= 500, reply=_refused("5.3.0"), deferred=_deferred("4.3.0")),
+    # 1xx and 3xx are not the API's: a proxy or a wrong API_URI. Unknown means temporary.
+    Row(name="anything else", applies=lambda a: True, reply=Replies.API_UNREACHABLE.value),
+)
+
+
+def decide(answer: Answer | NoAnswer, *, defer_transient: bool) -> Reply | None:
+    """The SMTP reply that an answer calls for; None when the API would take the mail."""
+    if isinstance(answer, NoAnswer):
+        return Replies.API_UNREACHABLE.value
+    row = next(row for row in TABLE if row.applies(answer))
+    reply = row.deferred if defer_transient and row.deferred else row.reply
+    return reply.filled(message=answer.message) if reply else None
+
+
+def worth_asking_again(answer: Answer | NoAnswer) -> bool:
+    """Whether the same question may get a better answer within seconds: 429, 5xx and no answer."""
+    return isinstance(answer, NoAnswer) or answer.status == 429 or answer.status >= 500
+
+
+def wait_before_next(state: tenacity.RetryCallState) -> float:
+    """Seconds to wait: the API's Retry-After where it gave one, else a short, growing, jittered pause."""
+    answer = state.outcome.result() if state.outcome else None
+    if isinstance(answer, Answer) and answer.retry_after is not None:
+        return answer.retry_after
+    return BLIP_WAIT(state)
+
+
+def question(sender: str) -> bytes:
+    """The JSON of a preflight: everything the API checks is there, and nobody to send to."""
+    return orjson.dumps({"from": sender, "to": [], "subject": "Preflight", "body": "<p>Preflight</p>"})
+
+
+def _only_complains_about_to(answer: Answer) -> bool:
+    return answer.status == 422 and bool(answer.fields) and all(f.split(".")[0] == "to" for f in answer.fields)
+
+
+class Preflight:
+    """Asks the API from threads; questions of one key and sender that wait at the same moment share one request."""
+
+    def __init__(
+        self, api: PlunkApi, executor: ThreadPoolExecutor, *, timeout: float, ttl: float, defer_transient: bool
+    ) -> None:
+        self._api = api
+        self._executor = executor
+        self._timeout = timeout
+        self._ttl = ttl
+        self._defer_transient = defer_transient
+        self._in_flight: dict[tuple[str, str], asyncio.Task[Answer | NoAnswer]] = {}
+        self._good_until: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    async def check(self, *, secret: str, sender: str) -> None:
+        """Returns when the API would take mail from ``sender`` now. Raises ``SmtpError`` with the reply otherwise."""
+        key = (secret, sender)
+        if self._ttl and self._good_until.get(key, 0) > time.monotonic():
+            return
+        flight = self._in_flight.get(key)
+        if flight is None:
+            flight = self._in_flight[key] = asyncio.create_task(self._ask(secret, sender))
+            flight.add_done_callback(lambda _: self._in_flight.pop(key, None))
+        # Shielded: one client that goes away must not take the answer from the others who wait for it.
+        answer = await asyncio.shield(flight)
+        reply = decide(answer, defer_transient=self._defer_transient)
+        if reply is None:
+            self._keep(key)
+            return
+        cause = answer.cause if isinstance(answer, NoAnswer) else f"{answer.status} {answer.code}"
+        raise SmtpError(reply, cause=f"preflight: {cause}")
+
+    def _keep(self, key: tuple[str, str]) -> None:
+        if self._ttl:
+            self._good_until[key] = time.monotonic() + self._ttl
+            self._good_until.move_to_end(key)
+            if len(self._good_until) > MAX_KEPT_ANSWERS:
+                self._good_until.popitem(last=False)
+
+    async def _ask(self, secret: str, sender: str) -> Answer | NoAnswer:
+        body = question(sender)
+        started = time.monotonic()
+        deadline = started + self._timeout
+        loop = asyncio.get_running_loop()
+
+        async def ask_once() -> Answer | NoAnswer:
+            left = min(ATTEMPT_SECONDS, deadline - time.monotonic())
+            if left <= 0:
+                return NoAnswer(cause="DeadlineExceeded", was_sent=False)
+            call = loop.run_in_executor(self._executor, lambda: self._api.send(body, secret=secret, timeout=left))
+            try:
+                # requests bounds each silence, not the whole answer; this bounds the whole.
+                return await asyncio.wait_for(call, left + 0.1)
+            except TimeoutError:
+                return NoAnswer(cause="TimeoutError")
+
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_result(worth_asking_again),
+            wait=wait_before_next,
+            stop=tenacity.stop_before_delay(self._timeout),
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+        )
+        answer: Answer | NoAnswer = await retrying(ask_once)
+        PREFLIGHT_SECONDS.observe(time.monotonic() - started)
+        return answer
