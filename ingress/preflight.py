@@ -24,7 +24,7 @@ from shared.plunk_api import Answer, NoAnswer, PlunkApi
 ATTEMPT_SECONDS: Final = 5.0
 """Longest that one try may take, so that a hanging API leaves time for another."""
 
-BLIP_WAIT: Final = tenacity.wait_exponential_jitter(initial=0.1, max=1.0, jitter=0.1)
+BLIP_WAIT: Final = tenacity.wait_exponential_jitter(multiplier=0.1, max=1.0, jitter=0.1)
 """Seconds between tries where the API does not name a time by Retry-After."""
 
 MAX_KEPT_ANSWERS: Final = 10_000

@@ -11,8 +11,10 @@ LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 
 REPLIES = Counter("plunk_smtp_replies_total", "Final replies to DATA, by reply code", ["code"])
 AUTH_RESULTS = Counter("plunk_smtp_auth_total", "AUTH exchanges by reply code", ["code"])
-CONNECTIONS = Gauge("plunk_smtp_connections", "Open SMTP connections")
-BYTES_IN_FLIGHT = Gauge("plunk_smtp_message_bytes_in_flight", "Bytes of messages held before their 250")
+CONNECTIONS = Gauge("plunk_smtp_connections", "Open SMTP connections", multiprocess_mode="livesum")
+BYTES_IN_FLIGHT = Gauge(
+    "plunk_smtp_message_bytes_in_flight", "Bytes of messages held before their 250", multiprocess_mode="livesum"
+)
 PREFLIGHT_SECONDS = Histogram(
     "plunk_smtp_preflight_seconds", "Seconds a preflight took, retries included", buckets=LATENCY_BUCKETS
 )
@@ -31,7 +33,13 @@ DELIVERY_SECONDS = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400),
 )
 
-QUEUE_WAITING = Gauge("plunk_smtp_queue_waiting", "Messages carried by an RQ job")
-QUEUE_RETRIES = Gauge("plunk_smtp_queue_retries", "Messages waiting for their next attempt")
-QUEUE_DEAD = Gauge("plunk_smtp_queue_dead", "Dead letters")
-QUEUE_OLDEST_SECONDS = Gauge("plunk_smtp_queue_oldest_seconds", "Age of the oldest undelivered message, in seconds")
+QUEUE_WAITING = Gauge("plunk_smtp_queue_waiting", "Messages carried by an RQ job", multiprocess_mode="mostrecent")
+QUEUE_RETRIES = Gauge(
+    "plunk_smtp_queue_retries", "Messages waiting for their next attempt", multiprocess_mode="mostrecent"
+)
+QUEUE_DEAD = Gauge("plunk_smtp_queue_dead", "Dead letters", multiprocess_mode="mostrecent")
+QUEUE_OLDEST_SECONDS = Gauge(
+    "plunk_smtp_queue_oldest_seconds",
+    "Age of the oldest undelivered message, in seconds",
+    multiprocess_mode="mostrecent",
+)

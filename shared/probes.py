@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import orjson
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from shared.log import get_logger
 
@@ -17,15 +18,28 @@ Readiness = Callable[[], Mapping[str, str]]
 log = get_logger(__name__)
 
 
+def _metrics(multiprocess_dir: str | None) -> bytes:
+    """This process's metrics, with those of the processes that leave theirs in ``multiprocess_dir`` added up."""
+    if multiprocess_dir is None:
+        return generate_latest()
+    children = CollectorRegistry()
+    MultiProcessCollector(children, path=multiprocess_dir)  # type: ignore[no-untyped-call]
+    return generate_latest(children)
+
+
 class ProbeServer:
-    """Serves the probes until ``stop``. ``/readyz`` is 200 only when every dependency says "ok"."""
+    """Serves the probes until ``stop``. ``/readyz`` is 200 only when every dependency says "ok".
+
+    ``multiprocess_dir``: where child processes leave their metrics (PROMETHEUS_MULTIPROC_DIR); None = this process's.
+    """
 
     def __init__(
         self,
         port: int,
         *,
         readiness: Readiness,
-        before_metrics: Callable[[], None],
+        before_metrics: Callable[[], None] = lambda: None,
+        multiprocess_dir: str | None = None,
         host: str = "0.0.0.0",  # noqa: S104
     ) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -44,7 +58,7 @@ class ProbeServer:
                     self._answer(status, orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE), "application/json")
                 elif self.path == "/metrics":
                     before_metrics()
-                    self._answer(200, generate_latest(), CONTENT_TYPE_LATEST)
+                    self._answer(200, _metrics(multiprocess_dir), CONTENT_TYPE_LATEST)
                 else:
                     self._answer(404, b"not found\n", "text/plain")
 
