@@ -27,7 +27,7 @@ log = get_logger(__name__)
 
 
 class Supervisor:
-    """Runs ``count`` copies of ``command``. SIGTERM or SIGINT to the parent stops all; ``run`` returns the exit code."""
+    """Runs ``count`` copies of ``command`` until SIGTERM or SIGINT; ``run`` returns the exit code."""
 
     def __init__(
         self,
