@@ -7,6 +7,7 @@ forwarder streams these bytes as they are.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +17,10 @@ import orjson
 
 CODEC_VERSION: Final = 1
 """Version written into every envelope. A reader accepts this and every earlier one."""
+
+
+MAX_KEY_LENGTH: Final = 255
+"""Longest Idempotency-Key that the API takes, in characters."""
 
 
 class CodecError(Exception):
@@ -102,7 +107,12 @@ class StoredMessage:
     def idempotency_key(self) -> str:
         """``<id>``, then ``<id>.2``, ``<id>.3``, … (the client's own key in place of the id where it gave one)."""
         base = self.message.idempotency_key or self.message.id
-        return base if self.generation == 1 else f"{base}.{self.generation}"
+        if self.generation == 1:
+            return base
+        suffix = f".{self.generation}"
+        if len(base) + len(suffix) > MAX_KEY_LENGTH:
+            base = hashlib.sha256(base.encode()).hexdigest()
+        return base + suffix
 
 
 FIELDS: Final = ("envelope", "body", "state", "job", "attempts", "generation", "answer")

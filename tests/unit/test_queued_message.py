@@ -98,7 +98,13 @@ def test_what_cannot_be_read_says_so(broken: dict[str, bytes | None]) -> None:
 
 @pytest.mark.parametrize(
     ("own_key", "generation", "key"),
-    [(None, 1, MESSAGE.id), (None, 2, MESSAGE.id + ".2"), ("order-7", 1, "order-7"), ("order-7", 3, "order-7.3")],
+    [
+        (None, 1, MESSAGE.id),
+        (None, 2, MESSAGE.id + ".2"),
+        ("order-7", 1, "order-7"),
+        ("order-7", 3, "order-7.3"),
+        ("k" * 255, 1, "k" * 255),
+    ],
 )
 def test_each_generation_has_its_own_idempotency_key(own_key: str | None, generation: int, key: str) -> None:
     envelope = orjson.dumps({**orjson.loads(MESSAGE.envelope()), "idempotency_key": own_key})
@@ -106,3 +112,11 @@ def test_each_generation_has_its_own_idempotency_key(own_key: str | None, genera
     stored = decode(stored_values(mapping))
     assert stored is not None
     assert stored.idempotency_key == key
+
+
+def test_a_long_key_of_the_clients_own_stays_within_the_apis_limit() -> None:
+    envelope = orjson.dumps({**orjson.loads(MESSAGE.envelope()), "idempotency_key": "k" * 255})
+    stored = decode(stored_values({**encode(MESSAGE, job_id="j"), "envelope": envelope, "generation": 2}))
+    assert stored is not None
+    assert len(stored.idempotency_key) <= 255
+    assert stored.idempotency_key.endswith(".2")
