@@ -1,0 +1,133 @@
+"""A server process that the sandbox began: ended, killed, paused by its pid, never by its name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+
+class ServerFailed(Exception):
+    """A server of the sandbox did not start; the text holds the end of its log."""
+
+
+def free_port(preferred: int = 0, *, host: str = "127.0.0.1") -> int:
+    """A loopback port that is free now: ``preferred`` if it is, else any."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            found: int = probe.getsockname()[1]
+            return found
+    raise ServerFailed("no free port")
+
+
+def wait_until(condition: Callable[[], object], *, timeout: float, what: str, poll: float = 0.02) -> None:
+    """Return as soon as ``condition()`` is true. Raises ``TimeoutError`` naming ``what`` after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout:g} s in vain for {what}")
+        time.sleep(poll)
+
+
+def accepts_connections(port: int, *, host: str = "127.0.0.1") -> bool:
+    """Whether something accepts TCP connections there now."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) == 0
+
+
+class ServerProcess:
+    """One process with its output in a file. Starting again after an end uses the same command."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        environ: Mapping[str, str] | None = None,
+        user: int | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
+    ) -> None:
+        self.command = list(command)
+        self.log = log
+        self._environ = dict(environ) if environ is not None else None
+        self._user = user
+        self._stop_signal = stop_signal
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise ServerFailed(f"{self.command[0]} was not started")
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.poll() if self._process else None
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environ,
+                user=self._user,
+                group=self._user,
+                extra_groups=[] if self._user is not None else None,
+                # Ctrl-C in the terminal is for the sandbox, which then stops its servers in order.
+                start_new_session=True,
+            )
+
+    def wait_ready(self, condition: Callable[[], object], *, timeout: float = 30) -> None:
+        """Wait until ``condition()``. Raises ``ServerFailed`` with the log's end when it dies or takes too long."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if not self.is_running() or time.monotonic() > deadline:
+                raise ServerFailed(f"{Path(self.command[0]).name} did not start:\n{self.tail()}")
+            time.sleep(0.02)
+
+    def tail(self, lines: int = 20) -> str:
+        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:]) if self.log.exists() else ""
+
+    def signal(self, signum: signal.Signals) -> None:
+        if self.is_running():
+            os.kill(self.pid, signum)
+
+    def pause(self) -> None:
+        """The process hangs: connections are held open, nothing is answered."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            self._process.wait()
+
+    def stop(self, *, timeout: float = 30) -> int | None:
+        """Ask it to end; kill it when it does not. The exit code."""
+        if self._process is None:
+            return None
+        self.resume()
+        self.signal(self._stop_signal)
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._process.returncode

