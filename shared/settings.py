@@ -20,7 +20,7 @@ MIB: Final = 1024 * 1024
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
-FILE_SETTINGS: Final = ("DATABASE_URL", "REDIS_URL", "DEAD_LETTER_WEBHOOK_SECRET")
+FILE_SETTINGS: Final = ("DATABASE_URL", "REDIS_URL")
 """Settings that hold a secret, each also readable from the file that ``<NAME>_FILE`` names."""
 
 
@@ -63,11 +63,6 @@ class Settings(BaseSettings):
     ingress_processes: int = _setting(1, "Ingress processes that share the ports (SO_REUSEPORT)", ge=1, le=64)
     max_connections: int = _setting(2000, "Most connections of one ingress process", ge=1)
     max_connections_per_ip: int = _setting(200, "Most connections of one address to one ingress process", ge=1)
-    proxy_protocol: bool = _setting(False, "Expect a PROXY protocol v1/v2 header from PROXY_TRUSTED networks")
-    proxy_trusted: tuple[str, ...] = _setting(
-        ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fd00::/8"),
-        "Networks whose PROXY header is believed, comma-separated; others are refused",
-    )
 
     # The session
     max_message_size_mb: int = _setting(10, "Largest message in MiB, announced by SIZE", ge=1, le=50)
@@ -79,12 +74,6 @@ class Settings(BaseSettings):
     session_timeout: Seconds = _setting(3600, "Seconds that one connection may last in all")
     require_tls: bool = _setting(False, "Refuse to start without a certificate")
     auth_max_failures: int = _setting(3, "Failed authentications after which a connection is closed", ge=1)
-    auth_failures_per_minute: int = _setting(
-        20,
-        "Failed authentications a minute from one address before it is turned away; 0 = off",
-        ge=0,
-    )
-    auth_allow: tuple[str, ...] = _setting((), "Networks that are never turned away for failed authentications")
     shutdown_timeout: Seconds = _setting(25, "Seconds that a stopping process gives open transactions (Heroku: < 30)")
 
     # Preflight
@@ -110,9 +99,6 @@ class Settings(BaseSettings):
     on_ambiguous: Literal["retry", "hold"] = _setting(
         "retry", "What becomes of mail whose first try ended in 5xx: retry with a new key, or hold as a dead letter"
     )
-    bounce_notices: bool = _setting(False, "Send a non-delivery notice to the sender of a dead letter")
-    dead_letter_webhook: str = _setting("", "URL that gets one signed JSON object a dead letter")
-    dead_letter_webhook_secret: str = _setting("", "Key of the webhook's HMAC-SHA256 signature", repr=False)
 
     # Logs
     log_format: Literal["auto", "pretty", "json"] = _setting("auto", "auto: pretty on a terminal, else JSON")
@@ -130,19 +116,12 @@ class Settings(BaseSettings):
         # load_settings() reads the environment itself: empty values mean "default", and *_FILE is resolved.
         return (init_settings,)
 
-    @field_validator("api_uri", "dead_letter_webhook")
-    @classmethod
-    def _http_url(cls, value: str) -> str:
-        if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
-            raise ValueError("must be a URL that starts with http:// or https://")
-        return value.rstrip("/")
-
     @field_validator("api_uri")
     @classmethod
-    def _api_uri_given(cls, value: str) -> str:
-        if not value:
+    def _http_url(cls, value: str) -> str:
+        if urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
             raise ValueError("must be a URL that starts with http:// or https://")
-        return value
+        return value.rstrip("/")
 
     @field_validator("database_url")
     @classmethod
@@ -158,18 +137,6 @@ class Settings(BaseSettings):
             raise ValueError("must be a URL that starts with redis://, rediss:// or unix://")
         return value
 
-    @field_validator("proxy_trusted", "auth_allow")
-    @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        from ipaddress import ip_network
-
-        for item in value:
-            try:
-                ip_network(item, strict=False)
-            except ValueError:
-                raise ValueError("must be networks such as 10.0.0.0/8, separated by commas") from None
-        return value
-
     @field_validator("ports_extra")
     @classmethod
     def _ports(cls, value: tuple[int, ...]) -> tuple[int, ...]:
@@ -177,7 +144,7 @@ class Settings(BaseSettings):
             raise ValueError("must be ports from 1 to 65535, separated by commas")
         return value
 
-    @field_validator("ports_extra", "proxy_trusted", "auth_allow", mode="before")
+    @field_validator("ports_extra", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         if isinstance(value, str):
