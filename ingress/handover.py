@@ -67,6 +67,14 @@ class HandOver:
             self._committing = asyncio.create_task(self._commit_all())
         return await done
 
+    def probe(self) -> None:
+        """Do the real work once, without a message: look for room and write. Raises what ``put`` would refuse with."""
+        try:
+            self._check_room(time.monotonic())
+            self._store.redis.set(f"{self._store.name}:probe", "1", ex=60)
+        except Exception as error:
+            raise queue_refusal(error) from error
+
     async def close(self) -> None:
         """Wait for the transaction under way and what waits behind it."""
         if self._committing is not None:

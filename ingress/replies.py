@@ -74,6 +74,7 @@ class Replies(Enum):
     PARAMETER_UNKNOWN = Reply(555, "5.5.4", "Parameter not recognised or not implemented: {parameter}")
     BAD_SEQUENCE = Reply(503, "5.5.1", "Bad sequence of commands: {expected}")
     VRFY = Reply(252, "2.5.2", "Cannot VRFY user, but will accept message and attempt delivery")
+    HELP = Reply(214, "2.0.0", "User plunk, password: your project's secret. See RFC 5321 for the commands")
     NOT_IMPLEMENTED = Reply(502, "5.5.1", "Command not implemented")
 
     # TLS (RFC 3207)

@@ -1,0 +1,572 @@
+"""One SMTP connection: aiosmtpd's session and envelope over a stream and command loop of our own.
+
+aiosmtpd gives the protocol's frame (``SMTP``, ``Session``, ``Envelope``). What it does that a mail relay must not
+(unbounded lines, one timeout for everything, exceptions shown to the client, a blocking authenticator, no AUTH on
+implicit TLS, LF as a line's end, a hand-over that a disconnect cancels) is replaced here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from ingress.backend import Backend, Login, Submission
+from ingress.certificates import CertificateStore
+from ingress.commands import Credentials, decode_base64, login_password, parse_mail, parse_rcpt, plain_credentials
+from ingress.limits import SharedLimits
+from ingress.replies import Replies, Reply, SmtpError
+from ingress.stream import BareNewline, ByteStream, ClientGone, DataTooLarge, LineTooLong, NoRoom
+from shared.log import get_logger
+from shared.metrics import AUTH_RESULTS, REPLIES
+from shared.settings import MIB, Settings
+
+COMMAND_LINE: Final = 2048
+"""Longest command line in bytes: 512 of RFC 5321 and what the extensions add to MAIL and RCPT."""
+
+AUTH_LINE: Final = 12_288
+"""Longest line of an AUTH exchange in bytes (RFC 4954 section 4.5.1)."""
+
+MAX_ERRORS: Final = 20
+"""Refused commands after which a connection is closed."""
+
+AUTH_DELAY: Final = 0.5
+"""Seconds that a failed authentication waits for its answer, times the number of failures."""
+
+TLS_HANDSHAKE: Final = 30.0
+"""Seconds that a TLS handshake may take."""
+
+log = get_logger(__name__)
+
+
+class SmtpSession(SMTP):
+    """One connection. Made by ``SessionFactory``."""
+
+    def __init__(self, factory: SessionFactory, *, implicit_tls: bool) -> None:
+        # SMTP.__init__ inspects its handler at length for every connection; nothing of that is used here.
+        self.loop = asyncio.get_running_loop()
+        self._factory = factory
+        self._settings = factory.settings
+        self._backend = factory.backend
+        self._implicit_tls = implicit_tls
+        self._tls_active = False
+        self.transport: Any = None
+        self._stream = ByteStream(pause=self._pause_reading, resume=self._resume_reading)
+        self._out = bytearray()
+        self._can_write = asyncio.Event()
+        self._can_write.set()
+        self._login: Login | None = None
+        self._auth_failures = 0
+        self._errors = 0
+        self._main: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting_for_client = False
+        self._in_data = False
+        self._data_started = 0.0
+        self._stopping = False
+        self._upgrading = False
+        self._closing = False
+        self._lost = False
+        self.id = uuid.uuid4().hex[:12]
+        self._commands: dict[str, Callable[[str], Awaitable[None]]] = {
+            "HELO": self.smtp_HELO,
+            "EHLO": self.smtp_EHLO,
+            "STARTTLS": self.smtp_STARTTLS,
+            "AUTH": self.smtp_AUTH,
+            "MAIL": self.smtp_MAIL,
+            "RCPT": self.smtp_RCPT,
+            "DATA": self.smtp_DATA,
+            "RSET": self.smtp_RSET,
+            "NOOP": self.smtp_NOOP,
+            "VRFY": self.smtp_VRFY,
+            "EXPN": self.smtp_EXPN,
+            "HELP": self.smtp_HELP,
+            "QUIT": self.smtp_QUIT,
+        }
+
+    # The transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._upgrading:
+            self.transport = transport
+            return
+        self.transport = transport
+        peername = transport.get_extra_info("peername")
+        self.peer = str(peername[0]) if isinstance(peername, tuple) else ""
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.session = Session(self.loop)
+        self.envelope = Envelope()
+        now = self.loop.time()
+        self._last_byte = now
+        self._deadline = now + self._settings.session_timeout
+        self._timer = self.loop.call_later(self._settings.idle_timeout, self._look_at_clock)
+        self._factory.add(self)
+        self._main = self.loop.create_task(self._serve(self._factory.limits.connect(self.peer)))
+
+    def data_received(self, data: bytes) -> None:
+        self._last_byte = self.loop.time()
+        self._stream.feed(data)
+
+    def eof_received(self) -> bool:
+        self._stream.feed_eof()
+        # A client that has said all may still read our answers; TLS has no such half-open state.
+        return not self._tls_active
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._lost:
+            return
+        self._lost = True
+        self._stream.feed_eof()
+        self._closing = True
+        self._can_write.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._main is not None:
+            self._main.cancel()
+        self._factory.limits.disconnect(self.peer)
+        self._factory.discard(self)
+
+    def pause_writing(self) -> None:
+        self._can_write.clear()
+
+    def resume_writing(self) -> None:
+        self._can_write.set()
+
+    def _pause_reading(self) -> None:
+        if not self._closing:
+            self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if not self._closing:
+            self.transport.resume_reading()
+
+    # The clock: idle time, one upload's time and the session's time are three limits; our own work counts for none
+
+    def _look_at_clock(self) -> None:
+        now = self.loop.time()
+        limits = [(self._last_byte + self._settings.idle_timeout, Replies.IDLE_TIMEOUT)]
+        if self._in_data:
+            limits.append((self._data_started + self._settings.data_timeout, Replies.SESSION_TIMEOUT))
+        else:
+            limits.append((self._deadline, Replies.SESSION_TIMEOUT))
+        due, reply = min(limits, key=lambda limit: limit[0])
+        if not self._waiting_for_client:
+            self._timer = self.loop.call_later(1.0, self._look_at_clock)
+        elif due <= now:
+            self._hang_up(reply.value)
+        else:
+            self._timer = self.loop.call_later(min(due - now, self._settings.idle_timeout), self._look_at_clock)
+
+    def _hang_up(self, reply: Reply) -> None:
+        """Say ``reply`` and close, whatever the client does."""
+        if self._closing:
+            return
+        self._closing = True
+        log.info("Connection closed by the relay", session=self.id, peer=self.peer, reply=str(reply))
+        if not self._implicit_tls or self._tls_active:
+            self.transport.write(bytes(self._out) + reply.encode())
+        self._out.clear()
+        self.transport.close()
+
+    def stop(self) -> None:
+        """The server stops: 421 now when the client is idle, after the transaction under way otherwise."""
+        self._stopping = True
+        if self._waiting_for_client and not self._in_data and not self._in_transaction:
+            self._hang_up(Replies.SHUTTING_DOWN.value)
+
+    @property
+    def _in_transaction(self) -> bool:
+        return self.envelope is not None and self.envelope.mail_from is not None
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """The task that serves this connection."""
+        return self._main
+
+    def abort(self) -> None:
+        """Close without a word: the time to stop is up."""
+        self._closing = True
+        self.transport.abort()
+
+    # The session's side
+
+    async def _serve(self, welcome: bool) -> None:
+        try:
+            if not welcome:
+                self._hang_up(Replies.TOO_MANY_CONNECTIONS.value)
+                return
+            if self._implicit_tls and not await self._start_tls():
+                return
+            self._say(Replies.GREETING.value.filled(host=self._factory.host))
+            while not self._closing:
+                await self._serve_command()
+        except ClientGone:
+            self._close()
+        except asyncio.CancelledError:
+            # Only connection_lost cancels; a hand-over under way is shielded and goes on.
+            pass
+        except Exception:
+            log.exception("Session failed", session=self.id, peer=self.peer)
+            self._hang_up(Replies.TROUBLE.value)
+
+    async def _serve_command(self) -> None:
+        try:
+            line = await self._read_line(COMMAND_LINE if self._login else AUTH_LINE)
+            command, _, argument = line.partition(b" ")
+            handler = self._commands.get(command.decode("ascii", "replace").upper())
+            if handler is None:
+                raise Replies.COMMAND_UNKNOWN.error()
+            await handler(argument.decode("utf-8", "surrogateescape").strip())
+        except LineTooLong:
+            self._refuse(Replies.COMMAND_TOO_LONG.value)
+        except BareNewline:
+            self._refuse(Replies.COMMAND_BARE_NEWLINE.value)
+        except SmtpError as error:
+            self._refuse(error.reply)
+        except ClientGone:
+            raise
+        except Exception:
+            # Unknown trouble is temporary, and its details are for the log alone.
+            log.exception("Command failed", session=self.id, peer=self.peer)
+            self._say(Replies.TROUBLE.value)
+        if self._errors >= MAX_ERRORS:
+            self._hang_up(Replies.TOO_MANY_ERRORS.value)
+        elif self._stopping and not self._in_transaction:
+            self._hang_up(Replies.SHUTTING_DOWN.value)
+
+    async def _read_line(self, limit: int) -> bytes:
+        if not self._stream.has_line:
+            await self._flush()
+        self._waiting_for_client = True
+        try:
+            return await self._stream.read_line(limit)
+        finally:
+            self._waiting_for_client = False
+
+    def _say(self, reply: Reply) -> None:
+        """Answer; pipelined commands' answers go out together."""
+        self._out += reply.encode()
+
+    def _refuse(self, reply: Reply) -> None:
+        self._errors += 1
+        self._say(reply)
+
+    async def _flush(self) -> None:
+        if self._out and not self._closing:
+            self.transport.write(bytes(self._out))
+            self._out.clear()
+            await self._can_write.wait()
+
+    def _close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            if self._out:
+                self.transport.write(bytes(self._out))
+                self._out.clear()
+            self.transport.close()
+
+    async def _start_tls(self) -> bool:
+        """Turn TLS on; False when the handshake failed and the connection is closed."""
+        context = self._factory.certificates.context
+        if context is None:
+            self._close()
+            return False
+        self._stream.clear()
+        self._upgrading = True
+        try:
+            transport = await self.loop.start_tls(
+                self.transport, self, context, server_side=True, ssl_handshake_timeout=TLS_HANDSHAKE
+            )
+        except (ssl.SSLError, OSError, EOFError, asyncio.IncompleteReadError, TimeoutError) as error:
+            log.info("TLS handshake failed", session=self.id, peer=self.peer, error=type(error).__name__)
+            self.abort()
+            # The loop tells nobody of a connection that is lost during the handshake.
+            self.connection_lost(None)
+            return False
+        finally:
+            self._upgrading = False
+        if transport is None:
+            return False
+        self.transport = transport
+        self._tls_active = True
+        # RFC 3207 section 4.2: what was learnt without TLS is forgotten.
+        self.session = Session(self.loop)
+        self.envelope = Envelope()
+        self._login = None
+        return True
+
+    # Commands
+
+    def _reset(self) -> None:
+        self.envelope = Envelope()
+
+    def _hello(self, argument: str) -> None:
+        if not argument:
+            raise Replies.SYNTAX.error(syntax="EHLO hostname")
+        self._reset()
+        session = cast(Session, self.session)
+        session.host_name = argument
+
+    async def smtp_HELO(self, argument: str) -> None:
+        self._hello(argument)
+        self._out += f"250 {self._factory.host}\r\n".encode("ascii", "replace")
+
+    async def smtp_EHLO(self, argument: str) -> None:
+        self._hello(argument)
+        cast(Session, self.session).extended_smtp = True
+        lines = [self._factory.host, f"SIZE {self._settings.max_message_bytes}", "8BITMIME", "SMTPUTF8", "PIPELINING"]
+        lines.append("ENHANCEDSTATUSCODES")
+        has_certificate = self._factory.certificates.context is not None
+        if has_certificate and not self._tls_active:
+            lines.append("STARTTLS")
+        else:
+            lines.append("AUTH PLAIN LOGIN")
+        lines.append("HELP")
+        text = "".join(f"250-{line}\r\n" for line in lines[:-1]) + f"250 {lines[-1]}\r\n"
+        self._out += text.encode("ascii", "replace")
+
+    async def smtp_STARTTLS(self, argument: str) -> None:
+        if argument:
+            raise Replies.SYNTAX.error(syntax="STARTTLS")
+        if self._tls_active:
+            raise Replies.TLS_ACTIVE.error()
+        if self._factory.certificates.context is None:
+            raise Replies.TLS_UNAVAILABLE.error()
+        # Bytes pipelined after STARTTLS would count as sent under TLS: they are thrown away before and after the reply.
+        self._stream.clear()
+        self._say(Replies.STARTTLS_READY.value)
+        await self._flush()
+        await self._start_tls()
+
+    async def smtp_AUTH(self, argument: str) -> None:
+        session = cast(Session, self.session)
+        if not session.host_name:
+            raise Replies.BAD_SEQUENCE.error(expected="EHLO first")
+        if self._login is not None:
+            raise Replies.AUTH_TWICE.error()
+        if self._in_transaction:
+            raise Replies.BAD_SEQUENCE.error(expected="AUTH is not allowed during a mail transaction")
+        if self._factory.certificates.context is not None and not self._tls_active:
+            raise Replies.TLS_REQUIRED_FOR_AUTH.error()
+        mechanism, _, initial = argument.partition(" ")
+        exchange = {"PLAIN": self._auth_plain, "LOGIN": self._auth_login}.get(mechanism.upper())
+        if exchange is None:
+            raise Replies.AUTH_MECHANISM.error()
+        try:
+            credentials = await exchange(initial.strip().encode("utf-8", "surrogateescape"))
+            await self._check_credentials(credentials)
+        except LineTooLong:
+            raise Replies.AUTH_TOO_LONG.error() from None
+        except SmtpError as error:
+            AUTH_RESULTS.labels(code=error.reply.code).inc()
+            raise
+
+    async def _check_credentials(self, credentials: Credentials) -> None:
+        await self._flush()
+        try:
+            # A wrong user costs the same look-up as a wrong secret and gets the same words.
+            login = await self._backend.authenticate(credentials.password, peer=self.peer)
+            if not credentials.is_known_user:
+                raise Replies.AUTH_INVALID.error(cause="unknown user")
+        except SmtpError as error:
+            if error.reply.code != Replies.AUTH_INVALID.value.code:
+                log.error("Authentication is not possible now", session=self.id, cause=error.cause)
+                raise
+            self._auth_failures += 1
+            log.warning("Authentication failed", session=self.id, peer=self.peer, failures=self._auth_failures)
+            await asyncio.sleep(AUTH_DELAY * (self._auth_failures - 1))
+            if self._auth_failures >= self._settings.auth_max_failures:
+                AUTH_RESULTS.labels(code=error.reply.code).inc()
+                self._say(error.reply)
+                self._hang_up(Replies.AUTH_TOO_MANY.value)
+                return
+            raise
+        self._login = login
+        AUTH_RESULTS.labels(code=235).inc()
+        log.info("Authenticated", session=self.id, peer=self.peer, project=login.project.id)
+        self._say(Replies.AUTH_OK.value)
+
+    async def _auth_plain(self, initial: bytes) -> Credentials:
+        return plain_credentials(initial or await self._challenge(b"334 \r\n"))
+
+    async def _auth_login(self, initial: bytes) -> Credentials:
+        user = decode_base64(initial or await self._challenge(b"334 VXNlcm5hbWU6\r\n"))
+        return Credentials(user=user, password=login_password(await self._challenge(b"334 UGFzc3dvcmQ6\r\n")))
+
+    async def _challenge(self, challenge: bytes) -> bytes:
+        self._out += challenge
+        await self._flush()
+        line = await self._read_line(AUTH_LINE)
+        if line == b"*":
+            raise Replies.AUTH_CANCELLED.error()
+        return line
+
+    async def smtp_MAIL(self, argument: str) -> None:
+        if not cast(Session, self.session).host_name:
+            raise Replies.BAD_SEQUENCE.error(expected="EHLO first")
+        if self._login is None:
+            if self._factory.certificates.context is not None and not self._tls_active:
+                raise Replies.TLS_REQUIRED.error()
+            raise Replies.AUTH_FIRST.error()
+        if self._in_transaction:
+            raise Replies.BAD_SEQUENCE.error(expected="RSET before another MAIL")
+        mail = parse_mail(argument)
+        if mail.size > self._settings.max_message_bytes:
+            raise Replies.SIZE_EXCEEDED.error(limit=self._settings.max_message_bytes)
+        try:
+            await self._backend.check_sender(self._login, mail.domain)
+        except SmtpError as error:
+            log.warning("Sender refused", session=self.id, reply=str(error.reply), cause=error.cause)
+            raise
+        envelope = cast(Envelope, self.envelope)
+        envelope.mail_from = mail.address
+        envelope.smtp_utf8 = mail.smtputf8
+        self._say(Replies.OK.value)
+
+    async def smtp_RCPT(self, argument: str) -> None:
+        if not self._in_transaction:
+            raise Replies.BAD_SEQUENCE.error(expected="MAIL first")
+        envelope = cast(Envelope, self.envelope)
+        address = parse_rcpt(argument)
+        if address not in envelope.rcpt_tos:
+            if len(envelope.rcpt_tos) >= self._settings.max_recipients:
+                raise Replies.TOO_MANY_RECIPIENTS.error(limit=self._settings.max_recipients)
+            envelope.rcpt_tos.append(address)
+        self._say(Replies.OK.value)
+
+    async def smtp_DATA(self, argument: str) -> None:
+        if argument:
+            raise Replies.SYNTAX.error(syntax="DATA")
+        if not self._in_transaction:
+            raise Replies.BAD_SEQUENCE.error(expected="MAIL first")
+        envelope = cast(Envelope, self.envelope)
+        login = self._login
+        if not envelope.rcpt_tos or login is None:
+            raise Replies.NO_RECIPIENTS.error()
+        self._say(Replies.START_DATA.value)
+        await self._flush()
+        held = 0
+
+        def reserve(count: int) -> bool:
+            nonlocal held
+            if self._factory.limits.reserve(count):
+                held += count
+                return True
+            return False
+
+        try:
+            reply = await self._accept(envelope, login, reserve)
+        except SmtpError as error:
+            reply = error.reply
+        finally:
+            self._factory.limits.release(held)
+            self._reset()
+        REPLIES.labels(code=reply.code).inc()
+        if reply.code >= 400:
+            self._refuse(reply)
+        else:
+            self._say(reply)
+        await self._flush()
+
+    async def _accept(self, envelope: Envelope, login: Login, reserve: Callable[[int], bool]) -> Reply:
+        self._data_started = self.loop.time()
+        self._in_data = self._waiting_for_client = True
+        try:
+            data = await self._stream.read_data(self._settings.max_message_bytes, reserve=reserve)
+        except DataTooLarge as error:
+            reply = Replies.SIZE_EXCEEDED.value.filled(limit=self._settings.max_message_bytes)
+            if not error.ended:
+                # No end in sight: the reply is said, and the rest of the upload is not waited for.
+                self._hang_up(reply)
+            return reply
+        except NoRoom:
+            return Replies.BUSY.value
+        finally:
+            self._in_data = self._waiting_for_client = False
+        submission = Submission(
+            login=login,
+            envelope_from=cast(str, envelope.mail_from),
+            recipients=tuple(envelope.rcpt_tos),
+            data=data,
+            session=self.id,
+            peer=self.peer,
+        )
+        # Shielded: a client that hangs up now must not leave "accepted or not?" undecided.
+        return await asyncio.shield(self._factory.hand_over(self._backend.accept(submission)))
+
+    async def smtp_RSET(self, argument: str) -> None:
+        self._reset()
+        self._say(Replies.OK.value)
+
+    async def smtp_NOOP(self, argument: str) -> None:
+        self._say(Replies.OK.value)
+
+    async def smtp_VRFY(self, argument: str) -> None:
+        self._say(Replies.VRFY.value)
+
+    async def smtp_EXPN(self, argument: str) -> None:
+        raise Replies.NOT_IMPLEMENTED.error()
+
+    async def smtp_HELP(self, argument: str) -> None:
+        self._say(Replies.HELP.value)
+
+    async def smtp_QUIT(self, argument: str) -> None:
+        self._say(Replies.BYE.value)
+        self._close()
+
+
+class SessionFactory:
+    """Makes the sessions of one process and ends them: ``factory(implicit_tls=…)`` serves one new connection."""
+
+    def __init__(self, settings: Settings, backend: Backend, certificates: CertificateStore) -> None:
+        self.settings = settings
+        self.backend = backend
+        self.certificates = certificates
+        self.host = settings.smtp_domain or socket.gethostname()
+        self.limits = SharedLimits(
+            max_connections=settings.max_connections,
+            max_connections_per_ip=settings.max_connections_per_ip,
+            max_bytes=settings.ingress_memory_mb * MIB,
+        )
+        self._sessions: set[SmtpSession] = set()
+        self._hand_overs: set[asyncio.Task[Reply]] = set()
+
+    def __call__(self, *, implicit_tls: bool) -> SmtpSession:
+        return SmtpSession(self, implicit_tls=implicit_tls)
+
+    def add(self, session: SmtpSession) -> None:
+        self._sessions.add(session)
+
+    def discard(self, session: SmtpSession) -> None:
+        self._sessions.discard(session)
+
+    def hand_over(self, work: Any) -> asyncio.Task[Reply]:
+        """Start a hand-over that lives on when its connection is lost."""
+        task: asyncio.Task[Reply] = asyncio.get_running_loop().create_task(work)
+        self._hand_overs.add(task)
+        task.add_done_callback(self._hand_over_done)
+        return task
+
+    def _hand_over_done(self, task: asyncio.Task[Reply]) -> None:
+        self._hand_overs.discard(task)
+        if not task.cancelled():
+            # Looked at, so that a failure after the client has gone is not reported as forgotten.
+            task.exception()
+
+    async def drain(self, seconds: float) -> None:
+        """421 to the idle, let the others finish their transaction; after ``seconds`` close what is left."""
+        for session in tuple(self._sessions):
+            session.stop()
+        deadline = asyncio.get_running_loop().time() + seconds
+        for tasks in (lambda: {s.task for s in self._sessions if s.task}, lambda: set(self._hand_overs)):
+            if waiting := tasks():
+                await asyncio.wait(waiting, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        for session in tuple(self._sessions):
+            session.abort()
