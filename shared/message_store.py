@@ -7,7 +7,8 @@ Failure semantics, in one place:
   one script, so a crash leaves either the old or the new state, never half of both.
 * ``accept`` writes the messages and the RQ job that carries their ids in one MULTI. What Redis has acknowledged is
   accepted; with ``appendfsync always`` that is after fsync.
-* RQ jobs are carriers only. A lost job loses no mail: ``orphans`` finds messages that no live job carries.
+* RQ jobs are carriers only. A lost job loses no mail: ``orphans`` finds messages that no live job carries. A job that
+  wakes up late finds that its messages carry another job's id and leaves them alone.
 * No step recreates a message that is gone: a worker that wakes up late cannot bring a sent message back.
 
 Keys, all under the queue's name ``q``::
@@ -19,7 +20,8 @@ Keys, all under the queue's name ``q``::
     q:dead          zset   id → Unix time of death
     q:pause:<id>    string Unix time until which a project is rate-limited; expires by itself
     q:seen:<digest> string id of the message with that digest; expires by itself
-    q:lock:<name>   string who holds a periodic duty; expires by itself
+    q:lease:<job>   string sign of life of the worker that runs a job; expires by itself
+    q:slots:<id>    string Unix time of the last slot given to a rate-limited project's messages; expires by itself
 """
 
 from __future__ import annotations
@@ -48,6 +50,9 @@ RESULT_TTL: Final = 30
 
 FAILURE_TTL: Final = 86_400
 """Seconds a failed job is kept for a person to look at; the messages it carried are found by the sweep."""
+
+SETTLE_SECONDS: Final = 10.0
+"""Seconds after which a message's job should have left a sign somewhere."""
 
 MAX_JOB_RETRIES: Final = 1000
 """Crash recovery spends RQ's retries; a batch that is run again skips what is gone, so many are harmless."""
@@ -90,6 +95,11 @@ redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
 redis.call('ZADD', KEYS[2], 'NX', ARGV[4], ARGV[1])
 return 1
 """
+_SLOTS: Final = """
+local last = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), tonumber(ARGV[1])) + ARGV[2] * ARGV[3]
+redis.call('SET', KEYS[1], string.format('%.6f', last), 'EX', 86400)
+return string.format('%.6f', last)
+"""
 _RETRY: Final = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'retry', 'attempts', ARGV[3], 'generation', ARGV[4], 'answer', ARGV[5])
@@ -120,6 +130,7 @@ class MessageStore:
         self.waiting_key = f"{queue_name}:waiting"
         self.retries_key = f"{queue_name}:retries"
         self.dead_key = f"{queue_name}:dead"
+        self._slots = connection.register_script(_SLOTS)
         self._assign = connection.register_script(_ASSIGN)
         self._retry = connection.register_script(_RETRY)
         self._bury = connection.register_script(_BURY)
@@ -133,8 +144,8 @@ class MessageStore:
     def seen_key(self, digest: str) -> str:
         return f"{self.name}:seen:{digest}"
 
-    def lock_key(self, duty: str) -> str:
-        return f"{self.name}:lock:{duty}"
+    def lease_key(self, job_id: str) -> str:
+        return f"{self.name}:lease:{job_id}"
 
     # Ingress
 
@@ -226,6 +237,49 @@ class MessageStore:
             job_id = self._give_to_job(pipe, list(message_ids))
             pipe.execute()
         return job_id
+
+    def lease(self, job_id: str, seconds: float) -> None:
+        """A sign of life of the worker that runs a job."""
+        self.redis.set(self.lease_key(job_id), "1", px=int(seconds * 1000))
+
+    def end_lease(self, job_id: str) -> None:
+        self.redis.delete(self.lease_key(job_id))
+
+    def orphans(self, now: float, *, limit: int = 1000) -> list[str]:
+        """Ids of at most ``limit`` waiting messages whose job neither waits in the queue nor shows a sign of life.
+
+        Looks only at messages that were given to a job before those of the queue's first job (or ``SETTLE_SECONDS``
+        ago, with an empty queue): the queue is first in, first out, so a deep backlog costs nothing.
+        """
+        before = now - SETTLE_SECONDS
+        head = cast(bytes | None, self.redis.lindex(self.queue.key, 0))
+        if head is not None and (job := self.queue.fetch_job(head.decode())) is not None and job.args[0]:
+            scores = [score for score in self.redis.zmscore(self.waiting_key, job.args[0]) if score is not None]
+            before = min([before, *(float(score) for score in scores)])
+        found = cast(list[bytes], self.redis.zrangebyscore(self.waiting_key, "-inf", f"({before}", start=0, num=limit))
+        ids = [value.decode() for value in found]
+        if not ids:
+            return []
+        with self.redis.pipeline(transaction=False) as pipe:
+            for message_id in ids:
+                pipe.hget(self.message_key(message_id), "job")
+            jobs = [(value or b"").decode() for value in pipe.execute()]
+            carriers = sorted(set(jobs))
+            for job_id in carriers:
+                pipe.exists(self.lease_key(job_id))
+                pipe.lpos(self.queue.key, job_id)
+            answers = pipe.execute()
+        alive = {
+            job_id
+            for job_id, (leased, position) in zip(carriers, zip(answers[::2], answers[1::2], strict=True), strict=True)
+            if leased or position is not None
+        }
+        return [message_id for message_id, job_id in zip(ids, jobs, strict=True) if job_id not in alive]
+
+    def take_slots(self, project_id: str, count: int, *, not_before: float, pace: float) -> list[float]:
+        """``count`` Unix times, ``1 / pace`` seconds apart, after all those that were taken for this project before."""
+        last = float(self._slots(keys=[f"{self.name}:slots:{project_id}"], args=[not_before, count, 1 / pace]))
+        return [last - (count - 1 - index) / pace for index in range(count)]
 
     def pause(self, project_id: str, until: float) -> None:
         """Hold a rate-limited project's messages back until Unix time ``until``."""

@@ -1,0 +1,168 @@
+"""The listeners of one ingress process, and how they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from ingress.acceptance import Acceptance
+from ingress.certificates import CertificateStore
+from ingress.handover import HandOver
+from ingress.message import Limits
+from ingress.preflight import Preflight
+from ingress.replies import SmtpError
+from ingress.session import SessionFactory
+from shared.log import get_logger
+from shared.message_store import MessageStore
+from shared.plunk_api import PlunkApi
+from shared.projects import ProjectDirectory
+from shared.redis_connection import connect
+from shared.settings import MIB, Settings
+
+PREFLIGHT_THREADS: Final = 32
+"""Preflights under way at once; more wait. Each is one kept-alive connection."""
+
+PARSER_THREADS: Final = 2
+"""Large messages parsed at once."""
+
+BACKLOG: Final = 1024
+"""Connections that the kernel holds for us."""
+
+log = get_logger(__name__)
+
+
+class StartError(Exception):
+    """The ingress cannot start; the text is one line for a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """One port to open."""
+
+    port: int
+    implicit_tls: bool
+
+
+def listeners(settings: Settings, *, has_certificate: bool) -> list[Listener]:
+    """The ports to open: those with implicit TLS only where there is a certificate."""
+    wanted = [
+        Listener(port=settings.port_secure, implicit_tls=True),
+        Listener(port=settings.port_submission, implicit_tls=False),
+        # The big providers' habit: 2465 is another 465, 2525 and 2587 are other 587s.
+        *(Listener(port=port, implicit_tls=str(port).endswith("465")) for port in settings.ports_extra),
+    ]
+    return [listener for listener in wanted if has_certificate or not listener.implicit_tls]
+
+
+class IngressServer:
+    """One process's worth of ingress: its connections to the database, the API and Redis, and its listeners."""
+
+    def __init__(self, settings: Settings, certificates: CertificateStore) -> None:
+        self._settings = settings
+        self._certificates = certificates
+        self._directory = ProjectDirectory(settings.database_url)
+        self._api = PlunkApi(settings.api_uri, connections=PREFLIGHT_THREADS)
+        self._redis = connect(settings.redis_url, connections=4)
+        self._preflight_threads = ThreadPoolExecutor(PREFLIGHT_THREADS, thread_name_prefix="preflight")
+        self._parser_threads = ThreadPoolExecutor(PARSER_THREADS, thread_name_prefix="parser")
+        self._handover = HandOver(
+            MessageStore(self._redis, settings.queue_name),
+            batch_size=settings.batch_size,
+            queue_max_messages=settings.queue_max_messages,
+            deduplicate_seconds=settings.deduplicate_seconds,
+        )
+        acceptance = Acceptance(
+            directory=self._directory,
+            preflight=Preflight(
+                self._api,
+                self._preflight_threads,
+                timeout=settings.preflight_timeout,
+                ttl=settings.preflight_ttl,
+                defer_transient=settings.defer_transient,
+            ),
+            handover=self._handover,
+            parsers=self._parser_threads,
+            limits=Limits(
+                max_attachments=settings.max_attachments_count,
+                max_attachment_bytes=settings.max_attachment_size_mb * MIB,
+                max_message_bytes=settings.max_message_bytes,
+            ),
+            deduplicate=settings.deduplicate_seconds > 0,
+        )
+        self._sessions = SessionFactory(settings, acceptance, certificates)
+        self._servers: list[asyncio.Server] = []
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open the ports. Raises ``StartError`` naming the port and what to do."""
+        loop = asyncio.get_running_loop()
+        has_certificate = self._certificates.context is not None
+        if not has_certificate:
+            log.warning(f"No certificate: port {self._settings.port_secure} stays closed, mail travels in clear text")
+        for listener in listeners(self._settings, has_certificate=has_certificate):
+            try:
+                server = await loop.create_server(
+                    lambda implicit_tls=listener.implicit_tls: self._sessions(implicit_tls=implicit_tls),
+                    self._settings.host,
+                    listener.port,
+                    backlog=BACKLOG,
+                    reuse_port=self._settings.ingress_processes > 1 or None,
+                )
+            except OSError as error:
+                await self.stop()
+                raise StartError(cannot_listen(listener.port, error)) from error
+            self._servers.append(server)
+            log.info(
+                f"SMTP server listening on port {listener.port} (secure={str(listener.implicit_tls).lower()})",
+                starttls=has_certificate and not listener.implicit_tls,
+            )
+        self._watching = asyncio.create_task(self._certificates.watch())
+
+    async def stop(self) -> None:
+        """Accept no more connections, finish the transactions under way, 421 to the idle; bounded in time."""
+        for server in self._servers:
+            server.close()
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._sessions.drain(self._settings.shutdown_timeout)
+        await self._handover.close()
+        await self._directory.close()
+        self._preflight_threads.shutdown(wait=False, cancel_futures=True)
+        self._parser_threads.shutdown(wait=False, cancel_futures=True)
+        self._api.close()
+        self._redis.close()
+
+    async def readiness(self) -> dict[str, str]:
+        """Does the real work once: a write to Redis, a look-up in the database, room in the queue, open ports."""
+        loop = asyncio.get_running_loop()
+        queue, database = await asyncio.gather(
+            loop.run_in_executor(None, self._handover.probe), self._directory.probe(), return_exceptions=True
+        )
+        serving = bool(self._servers) and all(server.is_serving() for server in self._servers)
+        return {
+            "queue": _probed(queue),
+            "database": _probed(database),
+            "listening": "ok" if serving else "not listening",
+        }
+
+
+def _probed(outcome: BaseException | None) -> str:
+    """ "ok", the refusal that a client would get now, or the name of what went wrong."""
+    if outcome is None:
+        return "ok"
+    return str(outcome.reply) if isinstance(outcome, SmtpError) else type(outcome).__name__
+
+
+def cannot_listen(port: int, error: OSError) -> str:
+    """One line on why a port cannot be opened."""
+    if error.errno == errno.EACCES:
+        return (
+            f"Port {port}: permission denied. Ports under 1024 need root, CAP_NET_BIND_SERVICE or"
+            " net.ipv4.ip_unprivileged_port_start; or set PORT_SUBMISSION and PORT_SECURE to ports over 1024"
+        )
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port}: already in use by another program"
+    return f"Port {port}: cannot listen ({error.strerror})"
