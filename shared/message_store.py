@@ -37,7 +37,7 @@ import redis
 from redis.client import Pipeline
 from rq import Queue, Retry
 
-from shared.queued_message import FIELDS, QueuedMessage, StoredMessage, decode, encode
+from shared.queued_message import FIELDS, QueuedMessage, State, StoredMessage, decode, encode
 
 FORWARD_FUNCTION: Final = "forwarder.batch.forward_batch"
 """The function of every RQ job, by name: the ingress never imports the forwarder. Its one argument: message ids."""
@@ -117,6 +117,19 @@ redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('ZADD', KEYS[5], ARGV[2], ARGV[1])
 return 1
 """
+
+
+PLACES: Final = {
+    State.WAITING.value: (True, True, False, False),
+    State.RETRY.value: (True, False, True, False),
+    State.DEAD.value: (False, False, False, True),
+}
+"""State → whether its messages stand in messages, waiting, retries and dead."""
+
+
+def _names(places: tuple[bool, ...]) -> str:
+    names = ("messages", "waiting", "retries", "dead")
+    return ", ".join(name for name, there in zip(names, places, strict=True) if there) or "no index"
 
 
 class MessageStore:
@@ -302,6 +315,42 @@ class MessageStore:
         return Depth(
             waiting=waiting, retries=retries, dead=dead, oldest_accepted_at=float(oldest[0][1]) if oldest else None
         )
+
+    def dead_ids(self) -> list[str]:
+        """Ids of all dead letters, the oldest first."""
+        return [value.decode() for value in cast(list[bytes], self.redis.zrange(self.dead_key, 0, -1))]
+
+    def verify(self) -> list[str]:
+        """One line for each stored message that is not in exactly one place; empty when all is well.
+
+        Looks twice at what seems wrong, since a message may move while it is looked at.
+        """
+        suspects = self._misplaced(self._all_ids())
+        return sorted(self._misplaced(list(suspects)).values()) if suspects else []
+
+    def _all_ids(self) -> list[str]:
+        prefix = self.message_key("").encode()
+        stored = {key.removeprefix(prefix) for key in self.redis.scan_iter(match=self.message_key("*"), count=1000)}
+        for index in (self.messages_key, self.waiting_key, self.retries_key, self.dead_key):
+            stored.update(cast(list[bytes], self.redis.zrange(index, 0, -1)))
+        return [message_id.decode() for message_id in stored]
+
+    def _misplaced(self, message_ids: Sequence[str]) -> dict[str, str]:
+        mistakes: dict[str, str] = {}
+        with self.redis.pipeline(transaction=True) as pipe:
+            for message_id in message_ids:
+                pipe.hget(self.message_key(message_id), "state")
+                for index in (self.messages_key, self.waiting_key, self.retries_key, self.dead_key):
+                    pipe.zscore(index, message_id)
+            answers = pipe.execute() if message_ids else []
+        for position, message_id in enumerate(message_ids):
+            state, *scores = answers[position * 5 : position * 5 + 5]
+            places = tuple(score is not None for score in scores)
+            expected = PLACES.get(state.decode()) if state else (False,) * 4
+            if places != expected:
+                shown = state.decode() if state else "gone"
+                mistakes[message_id] = f"{message_id}: is {shown}, but stands in {_names(places)}"
+        return mistakes
 
     def _script_keys(self, message_id: str) -> list[str]:
         return [self.message_key(message_id), self.messages_key, self.waiting_key, self.retries_key, self.dead_key]

@@ -1,0 +1,261 @@
+"""``python -m forwarder``: the RQ workers that forward queued mail, and the commands over the queue."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+import redis
+
+from forwarder.batch import BatchForwarder, install
+from forwarder.housekeeping import Housekeeping
+from forwarder.secrets import Secrets
+from forwarder.sender import Sender
+from forwarder.worker import ForwarderWorker
+from shared.checks import check_api, check_database, check_redis, print_checks
+from shared.log import configure, get_logger
+from shared.message_store import MessageStore
+from shared.plunk_api import PlunkApi
+from shared.probes import ProbeServer
+from shared.queued_message import CodecError, StoredMessage
+from shared.redis_connection import connect
+from shared.settings import Settings, SettingsError, load_settings
+from shared.supervisor import CANNOT_START, Supervisor, python_module
+
+LIST_CHUNK: Final = 500
+"""Dead letters read at once."""
+
+log = get_logger(__name__)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--workers", default=1, type=click.IntRange(1, 64), show_default=True, help="Worker processes.")
+@click.option("--check", is_flag=True, help="Check configuration, Redis, PostgreSQL and API; start nothing.")
+@click.pass_context
+def main(context: click.Context, workers: int, check: bool) -> None:
+    """Forward queued mail to Plunk; without a command, run the workers."""
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        for mistake in error.mistakes:
+            click.echo(mistake, err=True)
+        sys.exit(CANNOT_START)
+    context.obj = settings
+    configure(settings.log_format, settings.log_level, process="forwarder")
+    if check:
+        sys.exit(print_checks([check_redis(settings), check_database(settings), check_api(settings)]))
+    if context.invoked_subcommand is None:
+        sys.exit(run(settings, workers))
+
+
+def run(settings: Settings, workers: int) -> int:
+    """Keep ``workers`` worker processes running, with probes and housekeeping beside them; the exit code."""
+    connection = connect(settings.redis_url, connections=8)
+    store = MessageStore(connection, settings.queue_name)
+    housekeeping = Housekeeping(store, batch_size=settings.batch_size)
+    with tempfile.TemporaryDirectory(prefix="plunk-smtp-metrics-") as directory:
+        supervisor = Supervisor(
+            python_module("forwarder", "worker"),
+            count=workers,
+            stop_timeout=settings.shutdown_timeout,
+            environ={**os.environ, "PROMETHEUS_MULTIPROC_DIR": directory},
+        )
+
+        def readiness() -> Mapping[str, str]:
+            checks = {c.name: "ok" if c.ok else c.detail for c in (check_redis(settings), check_database(settings))}
+            alive = supervisor.alive
+            checks["workers"] = "ok" if alive == workers else f"{alive} of {workers} run"
+            return checks
+
+        probes = None
+        if settings.health_port:
+            probes = ProbeServer(
+                settings.health_port,
+                readiness=readiness,
+                before_metrics=housekeeping.measure,
+                multiprocess_dir=directory,
+            )
+            probes.start()
+        housekeeping.start()
+        log.info("Forwarder started", workers=workers, api=settings.api_uri)
+        try:
+            return supervisor.run()
+        finally:
+            housekeeping.stop()
+            if probes:
+                probes.stop()
+            log.info("Forwarder stopped")
+
+
+@main.command(hidden=True)
+@click.pass_obj
+def worker(settings: Settings) -> None:
+    """One worker process: started by the parent."""
+    connection = connect(settings.redis_url, connections=settings.forward_concurrency + 8)
+    store = MessageStore(connection, settings.queue_name)
+    rq_worker = ForwarderWorker(store.queue)
+    install(
+        BatchForwarder(
+            store,
+            Sender(
+                PlunkApi(settings.api_uri, connections=settings.forward_concurrency),
+                Secrets(settings.database_url),
+                timeout=settings.forward_timeout,
+                on_ambiguous=settings.on_ambiguous,
+            ),
+            concurrency=settings.forward_concurrency,
+            lifetime=settings.message_lifetime,
+            is_stopping=lambda: rq_worker.is_stopping,
+        )
+    )
+    parent = os.getppid()
+    threading.Thread(target=_end_with_parent, args=(parent, rq_worker), daemon=True).start()
+    rq_worker.work(logging_level="WARNING")
+    # RQ leaves its loop in the same way for a stop and for lost Redis; only the first was asked for.
+    sys.exit(0 if rq_worker.is_stopping else 1)
+
+
+def _end_with_parent(parent: int, rq_worker: ForwarderWorker) -> None:
+    """A worker whose parent was killed has nobody to stop it: it ends by itself between two jobs."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    rq_worker.request_stop(0, None)
+
+
+def _store(settings: Settings) -> MessageStore:
+    return MessageStore(connect(settings.redis_url, connections=2), settings.queue_name)
+
+
+@main.command()
+@click.option("--verify", is_flag=True, help="Walk the whole store and prove that every message is in one place.")
+@click.pass_obj
+def status(settings: Settings, verify: bool) -> None:
+    """Show queue depth, oldest message, workers and dead letters."""
+    store = _store(settings)
+    try:
+        depth = store.depth()
+        workers = ForwarderWorker.count(queue=store.queue)
+        oldest = "none" if depth.oldest_accepted_at is None else f"{time.time() - depth.oldest_accepted_at:.0f} s old"
+        click.echo(f"waiting       {depth.waiting}")
+        click.echo(f"retries       {depth.retries}")
+        click.echo(f"oldest        {oldest}")
+        click.echo(f"workers       {workers}")
+        click.echo(f"dead letters  {depth.dead}")
+        if verify:
+            mistakes = store.verify()
+            for mistake in mistakes:
+                click.echo(mistake, err=True)
+            click.echo("verified      " + ("every message is in exactly one place" if not mistakes else "FAILED"))
+            sys.exit(1 if mistakes else 0)
+    except redis.RedisError as error:
+        raise click.ClickException(f"Redis does not answer: {type(error).__name__}") from error
+
+
+@main.group()
+def failed() -> None:
+    """Look at dead letters, retry or discard them."""
+
+
+@failed.command("list")
+@click.pass_obj
+def failed_list(settings: Settings) -> None:
+    """One line a dead letter: id, time, project, sender, recipients, the API's words."""
+    for stored in _dead(_store(settings)):
+        answer = stored.last_answer or {}
+        died = datetime.fromtimestamp(answer.get("at", stored.message.accepted_at), UTC).isoformat(timespec="seconds")
+        message = stored.message
+        click.echo(
+            f"{message.id}  {died}  {message.project_id}  {message.sender} → {', '.join(message.recipients)}  "
+            f"{answer.get('status') or '-'} {answer.get('message', '')}"
+        )
+
+
+@failed.command("show")
+@click.argument("message_id")
+@click.pass_obj
+def failed_show(settings: Settings, message_id: str) -> None:
+    """The whole dead letter, as the API would get it."""
+    stored = next((item for item in _dead(_store(settings)) if item.message.id == message_id), None)
+    if stored is None:
+        raise click.ClickException(f"no dead letter has the id {message_id}")
+    answer = stored.last_answer or {}
+    click.echo(f"id          {stored.message.id}")
+    click.echo(f"project     {stored.message.project_id}")
+    click.echo(f"from        {stored.message.sender} (envelope {stored.message.envelope_from})")
+    click.echo(f"to          {', '.join(stored.message.recipients)}")
+    click.echo(f"subject     {stored.message.subject}")
+    click.echo(f"attempts    {stored.attempts}")
+    click.echo(f"answer      {answer.get('status') or '-'} {answer.get('code', '')} {answer.get('message', '')}")
+    click.echo(stored.message.body.decode("utf-8", "replace"))
+
+
+def _selection(command: Any) -> Any:
+    for option in (
+        click.option("--reason", default="", help="Only those whose last answer holds this text."),
+        click.option("--project", default="", help="Only this project's, by id."),
+        click.option("--all", "everything", is_flag=True, help="All that the other options leave."),
+        click.argument("message_ids", nargs=-1),
+    ):
+        command = option(command)
+    return command
+
+
+@failed.command("retry")
+@_selection
+@click.pass_obj
+def failed_retry(settings: Settings, message_ids: tuple[str, ...], everything: bool, project: str, reason: str) -> None:
+    """Queue dead letters again."""
+    store = _store(settings)
+    chosen = _chosen(store, message_ids, everything=everything, project=project, reason=reason)
+    for start in range(0, len(chosen), settings.batch_size):
+        store.requeue(chosen[start : start + settings.batch_size])
+    click.echo(f"{len(chosen)} queued again")
+
+
+@failed.command("discard")
+@_selection
+@click.pass_obj
+def failed_discard(
+    settings: Settings, message_ids: tuple[str, ...], everything: bool, project: str, reason: str
+) -> None:
+    """Delete dead letters for good."""
+    store = _store(settings)
+    chosen = _chosen(store, message_ids, everything=everything, project=project, reason=reason)
+    store.delete(chosen)
+    click.echo(f"{len(chosen)} discarded")
+
+
+def _chosen(
+    store: MessageStore, message_ids: tuple[str, ...], *, everything: bool, project: str, reason: str
+) -> list[str]:
+    if not message_ids and not everything:
+        raise click.UsageError("name message ids, or --all")
+    return [
+        stored.message.id
+        for stored in _dead(store)
+        if (everything or stored.message.id in message_ids)
+        and (not project or stored.message.project_id == project)
+        and reason.lower() in str((stored.last_answer or {}).get("message", "")).lower()
+    ]
+
+
+def _dead(store: MessageStore) -> list[StoredMessage]:
+    ids = store.dead_ids()
+    found: list[StoredMessage] = []
+    for start in range(0, len(ids), LIST_CHUNK):
+        try:
+            found += [stored for stored in store.load(ids[start : start + LIST_CHUNK]) if stored is not None]
+        except CodecError as error:
+            click.echo(str(error), err=True)
+    return found
+
+
+if __name__ == "__main__":
+    main()
