@@ -9,7 +9,7 @@ import sys
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import requests
 from cryptography import x509
@@ -186,6 +186,11 @@ class Stack:
         self.api.stop()
         self.postgres.stop()
         self.redis.stop()
+
+    def queued(self) -> int:
+        """Messages that were accepted and are neither sent nor dead."""
+        with self.redis.client() as client:
+            return int(cast(int, client.zcard("plunk-smtp:messages")))
 
     def add_project(
         self,

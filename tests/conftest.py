@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.processes import wait_until
 from sandbox.redis_server import RedisServer
 from sandbox.stack import Stack
 
@@ -23,6 +24,14 @@ def empty_redis(redis_server: RedisServer) -> RedisServer:
     return redis_server
 
 
+def _emptied(stack: Stack) -> Stack:
+    """The stack after all mail of the test before has gone out, its inbox empty."""
+    stack.api.clear_faults()
+    wait_until(lambda: not stack.queued(), timeout=60, what="an empty queue")
+    stack.api.reset()
+    return stack
+
+
 @pytest.fixture(scope="module")
 def relay_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A full relay with TLS, shared by a module's tests."""
@@ -33,8 +42,7 @@ def relay_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def relay(relay_stack: Stack) -> Stack:
     """The module's relay with an empty inbox, no faults and the demo project as it was made."""
-    relay_stack.api.reset()
-    return relay_stack
+    return _emptied(relay_stack)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +54,7 @@ def plain_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def plain_relay(plain_stack: Stack) -> Stack:
-    plain_stack.api.reset()
-    return plain_stack
+    return _emptied(plain_stack)
 
 
 @pytest.fixture
