@@ -112,7 +112,6 @@ class Replies(Enum):
     QUEUED = Reply(250, "2.0.0", "Message accepted: queued as {id}")
     DROPPED = Reply(250, "2.0.0", "Message checked, not sent: X-Plunk-Drop")
     BUSY = Reply(452, "4.3.1", "Server is busy with other uploads, try again later")
-    MESSAGE_UNREADABLE = Reply(554, "5.6.0", "Message cannot be read: {reason}")
     MESSAGE_TOO_COMPLEX = Reply(554, "5.6.0", "Message is too complex: {reason}")
     FROM_MISSING = Reply(550, "5.6.0", "From header is missing or holds no address")
     FROM_DOMAIN = Reply(550, "5.7.1", "Sender domain is not verified or not associated with your account: header From")

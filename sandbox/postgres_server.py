@@ -33,6 +33,17 @@ def readable_by_others(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o005 == 0o005 for folder in (path, *path.parents))
 
 
+def copy_installation(installation: Path, target: Path) -> Path:
+    """The installation copied to ``target``, with the wheel's own libraries in the place where its programs look."""
+    package = installation.parent
+    copied = target / package.name / installation.name
+    shutil.copytree(installation, copied, symlinks=True, dirs_exist_ok=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, target / libraries.name, symlinks=True, dirs_exist_ok=True)
+    return copied
+
+
 class PostgresServer:
     """One PostgreSQL on loopback with Plunk's tables; its data survive ``kill`` and ``start`` again."""
 
@@ -50,8 +61,7 @@ class PostgresServer:
                 if folder.stat().st_uid == 0 and not folder.stat().st_mode & 0o001:
                     folder.chmod(folder.stat().st_mode | 0o011)
             if not readable_by_others(installation):
-                shutil.copytree(installation, directory / "postgresql", symlinks=True, dirs_exist_ok=True)
-                installation = directory / "postgresql"
+                installation = copy_installation(installation, directory / "wheel")
             os.chown(directory, self._user, -1)
         self._bin = installation / "bin"
         self.process = ServerProcess(

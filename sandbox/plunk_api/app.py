@@ -31,7 +31,8 @@ class Fault:
     """One kind of trouble, for ``times`` requests (-1 = until cleared) of the scope send, preflight or all."""
 
     kind: str
-    """``status``, ``drop`` (before the work), ``drop_after``, ``status_after``, ``hang`` or ``latency``."""
+    """``status``, ``drop`` (before the work), ``drop_after``, ``status_after``, ``hang`` (before), or ``latency`` (of the
+    work itself: the idempotency key counts as still running meanwhile)."""
     scope: str = "send"
     times: int = -1
     status: int = 503
@@ -73,11 +74,14 @@ def make_app(database_url: str, *, records: Path | None = None) -> Starlette:
     """The application over Plunk's database. With ``records`` what was sent survives a restart."""
     state = State()
     if records and records.exists():
-        for line in records.read_text("utf-8").splitlines():
-            mail = json.loads(line)
-            state.sent.append(mail)
-            if mail["idempotency_key"]:
-                state.keys[mail["project"], mail["idempotency_key"]] = 200
+        _replay(state, records)
+
+    def record(**entry: Any) -> None:
+        """One line of the file, written before it is acted on, as a database would."""
+        if records:
+            with records.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+
     pools: list[asyncpg.Pool] = []
     opening = asyncio.Lock()
 
@@ -97,8 +101,6 @@ def make_app(database_url: str, *, records: Path | None = None) -> Starlette:
         state.requests += 1
         state.preflights += is_preflight
         fault = _next_fault(state, "preflight" if is_preflight else "send")
-        if fault and fault.kind == "latency":
-            await asyncio.sleep(fault.seconds)
         if fault and fault.kind == "hang":
             await asyncio.sleep(fault.seconds or 3600)
         if fault and fault.kind == "drop":
@@ -124,8 +126,22 @@ def make_app(database_url: str, *, records: Path | None = None) -> Starlette:
         database = await pool()
         project = await _authenticate(database, request)
         headers = _spend_token(state, project["id"]) if state.rate_limit else {}
+        try:
+            return await _work(request, body, fault, database, project["id"], headers)
+        except Failure as failure:
+            failure.headers = {**headers, **(failure.headers or {})}
+            raise
+
+    async def _work(
+        request: Request,
+        body: Any,
+        fault: Fault | None,
+        database: asyncpg.Pool,
+        project_id: str,
+        headers: dict[str, str],
+    ) -> Response:
         key = request.headers.get("idempotency-key")
-        slot = (project["id"], key) if key and not state.ignore_keys else None
+        slot = (project_id, key) if key and not state.ignore_keys else None
         if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
             raise Failure(400, "BAD_REQUEST", "Idempotency-Key must be 1 to 255 printable ASCII characters")
         if slot and slot in state.keys:
@@ -137,6 +153,7 @@ def make_app(database_url: str, *, records: Path | None = None) -> Starlette:
             )
         if slot:
             state.keys[slot] = None
+            record(key=slot, status=None)
         status = 500
         try:
             if body is None:
@@ -144,25 +161,23 @@ def make_app(database_url: str, *, records: Path | None = None) -> Starlette:
             wrong = complaints(body)
             if wrong:
                 raise Failure(422, "VALIDATION_ERROR", "Validation failed", errors=wrong)
-            await _check_domain(database, project["id"], body["from"])
+            await _check_domain(database, project_id, body["from"])
+            if fault and fault.kind == "latency":
+                await asyncio.sleep(fault.seconds)
             to = body["to"] if isinstance(body["to"], list) else [body["to"]]
             addresses = [one["email"] if isinstance(one, dict) else one for one in to]
             if addresses:
-                mail = {"project": project["id"], "idempotency_key": key, "at": time.time(), "body": body}
+                mail = {"project": project_id, "idempotency_key": key, "at": time.time(), "body": body}
                 state.sent.append(mail)
-                if records:
-                    with records.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(mail) + "\n")
+                record(mail=mail)
             status = fault.status if fault and fault.kind == "status_after" else 200
         except Failure as failure:
             status = failure.status
             raise
         finally:
             if slot:
-                if 400 <= status < 500:
-                    del state.keys[slot]
-                else:
-                    state.keys[slot] = status
+                _settle(state, slot, status)
+                record(key=slot, status=status)
         emails = [{"contact": {"id": str(uuid.uuid4()), "email": a}, "email": str(uuid.uuid4())} for a in addresses]
         return JSONResponse({"success": True, "data": {"emails": emails, "timestamp": _now()}}, headers=headers)
 
@@ -202,6 +217,8 @@ def make_app(database_url: str, *, records: Path | None = None) -> Starlette:
         state.statuses.clear()
         state.requests = state.preflights = 0
         state.rate_limit = state.ignore_keys = False
+        if records:
+            records.unlink(missing_ok=True)
         return JSONResponse({})
 
     async def inbox(_: Request) -> Response:
@@ -219,6 +236,25 @@ def make_app(database_url: str, *, records: Path | None = None) -> Starlette:
             Route("/_control/reset", reset, methods=["POST"]),
         ]
     )
+
+
+def _settle(state: State, slot: tuple[str, str], status: int | None) -> None:
+    """A key is released by 4xx and kept by everything else; a request under way at a reset has nothing to release."""
+    if status is not None and 400 <= status < 500:
+        state.keys.pop(slot, None)
+    else:
+        state.keys[slot] = status
+
+
+def _replay(state: State, records: Path) -> None:
+    """What a killed process remembered; a request it was working on counts as still running."""
+    for line in records.read_text("utf-8").splitlines():
+        entry = json.loads(line)
+        if "mail" in entry:
+            state.sent.append(entry["mail"])
+        else:
+            project_id, key = entry["key"]
+            _settle(state, (project_id, key), entry["status"])
 
 
 async def _authenticate(database: asyncpg.Pool, request: Request) -> Any:
@@ -256,10 +292,15 @@ def _spend_token(state: State, project_id: str) -> dict[str, str]:
         wait = max(1, math.ceil((1 - tokens) / RATE))
         headers = {"Retry-After": str(wait), "RateLimit-Limit": "50", "RateLimit-Remaining": "0"}
         raise Failure(
-            429, "RATE_LIMIT_EXCEEDED", "Too many requests", headers={**headers, "RateLimit-Reset": str(wait)}
+            429,
+            "RATE_LIMIT_EXCEEDED",
+            "Too many requests",
+            headers={**headers, "RateLimit-Reset": str(math.ceil(BURST / RATE))},
         )
     state.buckets[project_id] = (tokens - 1, now)
-    return {"RateLimit-Limit": "50", "RateLimit-Remaining": str(int(tokens - 1)), "RateLimit-Reset": "1"}
+    remaining = int(tokens - 1)
+    reset = math.ceil((BURST - remaining) / RATE)
+    return {"RateLimit-Limit": "50", "RateLimit-Remaining": str(remaining), "RateLimit-Reset": str(reset)}
 
 
 def _next_fault(state: State, scope: str) -> Fault | None:

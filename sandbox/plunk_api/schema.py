@@ -35,7 +35,7 @@ def complaints(body: Any) -> list[dict[str, str]]:
     if "name" in body:
         check(_is_line(body["name"], 0, 10**6), "name", "Must hold no line breaks")
     if "reply" in body:
-        check(isinstance(body["reply"], str) and bool(EMAIL.match(body["reply"])), "reply", "Invalid email")
+        check(isinstance(body["reply"], str) and bool(EMAIL.fullmatch(body["reply"])), "reply", "Invalid email")
     headers = body.get("headers", {})
     check(isinstance(headers, dict), "headers", "Expected object")
     for name, value in headers.items() if isinstance(headers, dict) else ():
@@ -57,7 +57,7 @@ def _is_line(value: Any, least: int, most: int) -> bool:
 def _is_party(value: Any) -> bool:
     if isinstance(value, dict):
         return _is_party(value.get("email")) and ("name" not in value or _is_line(value["name"], 0, 10**6))
-    return isinstance(value, str) and bool(EMAIL.match(value))
+    return isinstance(value, str) and bool(EMAIL.fullmatch(value))
 
 
 def _is_attachment(item: Any) -> bool:
