@@ -61,7 +61,7 @@ class BatchForwarder:
             mine = [stored for stored in loaded if stored.state is State.WAITING and stored.job_id == job_id]
             ready = self._park_paused(mine)
             left = self._send_all(ready)
-            self._store.requeue([stored.message.id for stored in left])
+            self._store.requeue([stored.message.id for stored in left], only=State.WAITING)
 
     def _send_all(self, ready: list[StoredMessage]) -> list[StoredMessage]:
         """Send, at most ``concurrency`` at a time; returns those that were not begun."""
@@ -118,6 +118,7 @@ class BatchForwarder:
                 self._store.pause(message.project_id, step.pause_until)
             self._store.schedule_retry(
                 message.id,
+                job_id=stored.job_id,
                 due=step.due,
                 attempts=step.attempts,
                 generation=step.generation,
@@ -130,6 +131,7 @@ class BatchForwarder:
         else:
             self._store.bury(
                 message.id,
+                job_id=stored.job_id,
                 died_at=time.time(),
                 attempts=step.attempts,
                 generation=step.generation,
@@ -158,6 +160,7 @@ class BatchForwarder:
         for stored, due in zip(messages, slots, strict=True):
             self._store.schedule_retry(
                 stored.message.id,
+                job_id=stored.job_id,
                 due=due,
                 attempts=stored.attempts,
                 generation=stored.generation,

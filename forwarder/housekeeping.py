@@ -11,6 +11,7 @@ import redis
 from shared.log import get_logger
 from shared.message_store import MessageStore
 from shared.metrics import QUEUE_DEAD, QUEUE_OLDEST_SECONDS, QUEUE_RETRIES, QUEUE_WAITING
+from shared.queued_message import State
 
 TICK_SECONDS: Final = 0.5
 SWEEP_SECONDS: Final = 5.0
@@ -54,7 +55,7 @@ class Housekeeping:
         lost = sorted(found & self._suspects)
         self._suspects = found - set(lost)
         for start in range(0, len(lost), self._batch_size):
-            self._store.requeue(lost[start : start + self._batch_size])
+            self._store.requeue(lost[start : start + self._batch_size], only=State.WAITING)
         if lost:
             log.warning("Messages without a live job were queued again", count=len(lost))
         return len(lost)

@@ -142,6 +142,20 @@ class CertificateStore:
         self.certificate = find_certificate(settings)
         self.context = make_context(self.certificate) if self.certificate else None
 
+    def listener_context(self) -> ssl.SSLContext:
+        """The context of a port with implicit TLS: it lives as long as the port, each handshake gets ``context``."""
+        if self.certificate is None:
+            raise CertificateError("implicit TLS needs a certificate")
+        context = make_context(self.certificate)
+
+        def take_current(tls: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:
+            if self.context is not None:
+                tls.context = self.context
+
+        # OpenSSL asks with every ClientHello, whether it names a server or not.
+        context.sni_callback = take_current
+        return context
+
     async def watch(self, every: float = WATCH_SECONDS) -> None:
         """Follow the files until cancelled: a good new certificate goes into service, a broken one does not."""
         refused = ""

@@ -14,7 +14,7 @@ from ingress.handover import HandOver
 from ingress.message import Limits
 from ingress.preflight import Preflight
 from ingress.replies import SmtpError
-from ingress.session import SessionFactory
+from ingress.session import TLS_HANDSHAKE, SessionFactory
 from shared.log import get_logger
 from shared.message_store import MessageStore
 from shared.plunk_api import PlunkApi
@@ -109,6 +109,9 @@ class IngressServer:
                     self._settings.host,
                     listener.port,
                     backlog=BACKLOG,
+                    # By the loop itself: a ClientHello may come before a protocol of ours could ask for TLS.
+                    ssl=self._certificates.listener_context() if listener.implicit_tls else None,
+                    ssl_handshake_timeout=TLS_HANDSHAKE if listener.implicit_tls else None,
                     reuse_port=self._settings.ingress_processes > 1 or None,
                 )
             except OSError as error:

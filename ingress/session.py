@@ -53,8 +53,8 @@ class SmtpSession(SMTP):
         self._factory = factory
         self._settings = factory.settings
         self._backend = factory.backend
-        self._implicit_tls = implicit_tls
-        self._tls_active = False
+        # On a port with implicit TLS the loop has made the handshake before this protocol hears of the connection.
+        self._tls_active = implicit_tls
         self.transport: Any = None
         self._stream = ByteStream(pause=self._pause_reading, resume=self._resume_reading)
         self._out = bytearray()
@@ -170,8 +170,7 @@ class SmtpSession(SMTP):
             return
         self._closing = True
         log.info("Connection closed by the relay", session=self.id, peer=self.peer, reply=str(reply))
-        if not self._implicit_tls or self._tls_active:
-            self.transport.write(bytes(self._out) + reply.encode())
+        self.transport.write(bytes(self._out) + reply.encode())
         self._out.clear()
         self.transport.close()
 
@@ -201,8 +200,6 @@ class SmtpSession(SMTP):
         try:
             if not welcome:
                 self._hang_up(Replies.TOO_MANY_CONNECTIONS.value)
-                return
-            if self._implicit_tls and not await self._start_tls():
                 return
             self._say(Replies.GREETING.value.filled(host=self._factory.host))
             while not self._closing:
@@ -272,12 +269,8 @@ class SmtpSession(SMTP):
                 self._out.clear()
             self.transport.close()
 
-    async def _start_tls(self) -> bool:
-        """Turn TLS on; False when the handshake failed and the connection is closed."""
-        context = self._factory.certificates.context
-        if context is None:
-            self._close()
-            return False
+    async def _start_tls(self, context: ssl.SSLContext) -> None:
+        """Turn TLS on; when the handshake fails the connection is closed."""
         self._stream.clear()
         self._upgrading = True
         try:
@@ -289,18 +282,17 @@ class SmtpSession(SMTP):
             self.abort()
             # The loop tells nobody of a connection that is lost during the handshake.
             self.connection_lost(None)
-            return False
+            return
         finally:
             self._upgrading = False
         if transport is None:
-            return False
+            return
         self.transport = transport
         self._tls_active = True
         # RFC 3207 section 4.2: what was learnt without TLS is forgotten.
         self.session = Session(self.loop)
         self.envelope = Envelope()
         self._login = None
-        return True
 
     # Commands
 
@@ -337,13 +329,14 @@ class SmtpSession(SMTP):
             raise Replies.SYNTAX.error(syntax="STARTTLS")
         if self._tls_active:
             raise Replies.TLS_ACTIVE.error()
-        if self._factory.certificates.context is None:
+        context = self._factory.certificates.context
+        if context is None:
             raise Replies.TLS_UNAVAILABLE.error()
         # Bytes pipelined after STARTTLS would count as sent under TLS: they are thrown away before and after the reply.
         self._stream.clear()
         self._say(Replies.STARTTLS_READY.value)
         await self._flush()
-        await self._start_tls()
+        await self._start_tls(context)
 
     async def smtp_AUTH(self, argument: str) -> None:
         session = cast(Session, self.session)

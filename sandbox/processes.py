@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
+
+LISTENING_PORTS: Final = range(20_000, 32_000)
+"""Below the range from which systems take ports for outgoing connections (Linux 32768, others 49152): no client's
+own port can occupy the port of a server that is down for a moment, nor can a client there connect to itself."""
+
+PORT_TRIES: Final = 100
 
 
 class ServerFailed(Exception):
@@ -17,7 +25,8 @@ class ServerFailed(Exception):
 
 def free_port(preferred: int = 0, *, host: str = "127.0.0.1") -> int:
     """A loopback port that is free now: ``preferred`` if it is, else any."""
-    for port in (preferred, 0):
+    wanted = [preferred] if preferred else []
+    for port in [*wanted, *random.sample(LISTENING_PORTS, PORT_TRIES)]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -85,9 +85,11 @@ class Depth:
         return self.waiting + self.retries
 
 
-# KEYS[1] is the message, KEYS[2..5] are messages, waiting, retries, dead. A message that is gone stays gone.
+# KEYS[1] is the message, KEYS[2..5] are messages, waiting, retries, dead. A message that is gone stays gone, and one
+# that was given to another job meanwhile is left to that job.
 _ASSIGN: Final = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state or (ARGV[5] ~= '' and state ~= ARGV[5]) then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'waiting', 'job', ARGV[2])
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('ZREM', KEYS[5], ARGV[1])
@@ -101,7 +103,7 @@ redis.call('SET', KEYS[1], string.format('%.6f', last), 'EX', 86400)
 return string.format('%.6f', last)
 """
 _RETRY: Final = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if redis.call('HGET', KEYS[1], 'job') ~= ARGV[6] then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'retry', 'attempts', ARGV[3], 'generation', ARGV[4], 'answer', ARGV[5])
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[5], ARGV[1])
@@ -109,7 +111,7 @@ redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
 return 1
 """
 _BURY: Final = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if redis.call('HGET', KEYS[1], 'job') ~= ARGV[6] then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'dead', 'attempts', ARGV[3], 'generation', ARGV[4], 'answer', ARGV[5])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
@@ -210,17 +212,24 @@ class MessageStore:
             pipe.execute()
 
     def schedule_retry(
-        self, message_id: str, *, due: float, attempts: int, generation: int, answer: dict[str, Any] | None
+        self, message_id: str, *, job_id: str, due: float, attempts: int, generation: int, answer: dict[str, Any] | None
     ) -> bool:
-        """Move a message to *retry* until Unix time ``due``. False when it is gone."""
-        args: list[str | bytes | float] = [message_id, due, attempts, generation, orjson.dumps(answer)]
+        """Move a message to *retry* until Unix time ``due``. False when it is gone or no longer ``job_id``'s."""
+        args: list[str | bytes | float] = [message_id, due, attempts, generation, orjson.dumps(answer), job_id]
         return bool(self._retry(keys=self._script_keys(message_id), args=args))
 
     def bury(
-        self, message_id: str, *, died_at: float, attempts: int, generation: int, answer: dict[str, Any] | None
+        self,
+        message_id: str,
+        *,
+        job_id: str,
+        died_at: float,
+        attempts: int,
+        generation: int,
+        answer: dict[str, Any] | None,
     ) -> bool:
-        """Make a message a dead letter. False when it is gone."""
-        args: list[str | bytes | float] = [message_id, died_at, attempts, generation, orjson.dumps(answer)]
+        """Make a message a dead letter. False when it is gone or no longer ``job_id``'s."""
+        args: list[str | bytes | float] = [message_id, died_at, attempts, generation, orjson.dumps(answer), job_id]
         return bool(self._bury(keys=self._script_keys(message_id), args=args))
 
     def promote_due(self, now: float, *, batch_size: int) -> int:
@@ -242,12 +251,12 @@ class MessageStore:
                 return 0
         return len(ids)
 
-    def requeue(self, message_ids: Sequence[str]) -> str | None:
-        """Give messages to a new RQ job at once, whatever their state. Returns the job's id. Gone ones stay gone."""
+    def requeue(self, message_ids: Sequence[str], *, only: State | None = None) -> str | None:
+        """Give messages to a new RQ job at once: those in the state ``only``, or all. Returns the job's id."""
         if not message_ids:
             return None
         with self.redis.pipeline(transaction=True) as pipe:
-            job_id = self._give_to_job(pipe, list(message_ids))
+            job_id = self._give_to_job(pipe, list(message_ids), only=only)
             pipe.execute()
         return job_id
 
@@ -355,11 +364,11 @@ class MessageStore:
     def _script_keys(self, message_id: str) -> list[str]:
         return [self.message_key(message_id), self.messages_key, self.waiting_key, self.retries_key, self.dead_key]
 
-    def _give_to_job(self, pipe: Pipeline, ids: list[str]) -> str:
+    def _give_to_job(self, pipe: Pipeline, ids: list[str], *, only: State | None = None) -> str:
         job_id = uuid.uuid4().hex
         now = time.time()
         for message_id in ids:
-            args: list[str | float] = [message_id, job_id, now, now]
+            args: list[str | float] = [message_id, job_id, now, now, only or ""]
             self._assign(keys=self._script_keys(message_id), args=args, client=pipe)
         self._enqueue(pipe, [(job_id, ids)])
         return job_id

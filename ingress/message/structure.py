@@ -78,7 +78,8 @@ class Part:
         charset = self.parameters.get("charset", "")
         if not charset and self.content_type == "text/html" and (found := _META_CHARSET.search(data[:4096])):
             charset = found[1].decode("ascii", "replace")
-        return decode_text(data, charset).removeprefix("\ufeff").replace("\0", "")
+        text = decode_text(data, charset).removeprefix("\ufeff").replace("\0", "")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 _NOT_BASE64_KEEP: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="

@@ -31,8 +31,8 @@ class Fault:
     """One kind of trouble, for ``times`` requests (-1 = until cleared) of the scope send, preflight or all."""
 
     kind: str
-    """``status``, ``drop`` (before the work), ``drop_after``, ``status_after``, ``hang`` (before), or ``latency`` (of the
-    work itself: the idempotency key counts as still running meanwhile)."""
+    """``status``, ``drop`` (before the work), ``drop_after``, ``status_after``, ``hang`` (before), or ``latency``
+    (of the work itself: the idempotency key counts as still running meanwhile)."""
     scope: str = "send"
     times: int = -1
     status: int = 503
@@ -218,7 +218,7 @@ def make_app(database_url: str, *, records: Path | None = None) -> Starlette:
         state.requests = state.preflights = 0
         state.rate_limit = state.ignore_keys = False
         if records:
-            records.unlink(missing_ok=True)
+            await asyncio.to_thread(records.unlink, missing_ok=True)
         return JSONResponse({})
 
     async def inbox(_: Request) -> Response:

@@ -1,0 +1,44 @@
+"""The embedded servers: crashes, restarts on the same port, and an installation that the database cannot reach."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sandbox import postgres_server
+from sandbox.postgres_server import PostgresServer
+from sandbox.processes import LISTENING_PORTS, free_port
+from sandbox.redis_server import RedisServer
+
+
+def test_redis_keeps_what_it_acknowledged_over_a_kill(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        server.client().set("key", "value")
+        url = server.url
+        server.kill()
+        server.start()
+        assert server.url == url
+        assert server.client().get("key") == b"value"
+        persistence = {name: server.client().config_get(name)[name] for name in ("appendonly", "appendfsync", "save")}
+        assert persistence == {"appendonly": "yes", "appendfsync": "always", "save": ""}
+
+
+def test_postgres_comes_back_after_a_kill(tmp_path: Path) -> None:
+    with PostgresServer(tmp_path / "postgres") as server:
+        server.execute("INSERT INTO projects VALUES ('p', 'P', 'pk_p', 'sk_p')")
+        server.kill()
+        server.start()
+        assert server.execute("SELECT secret FROM projects").strip() == "sk_p"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root hands the database to another user")
+def test_root_may_keep_the_venv_where_nobody_can_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_server, "readable_by_others", lambda path: False)
+    with PostgresServer(tmp_path / "postgres") as server:
+        assert server.execute("SELECT count(*) FROM projects").strip() == "0"
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_may_take() -> None:
+    assert free_port() in LISTENING_PORTS
