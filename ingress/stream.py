@@ -117,8 +117,7 @@ class ByteStream:
                     return b""
                 end = self._buffer.find(END_OF_DATA, scanned)
                 size = len(self._buffer) if end < 0 else end + 2
-                # Stuffed dots do not count; a buffer may hold at most as many as it has lines.
-                if size > limit and size - self._buffer.count(b"\r\n..", 0, size) > limit:
+                if size > limit and size - self._stuffed_dots(size) > limit:
                     await self._skip_data(end, limit)
                     raise DataTooLarge(ended=True)
                 if size > reserved:
@@ -138,6 +137,10 @@ class ByteStream:
         if data.startswith(b"."):
             data = data[1:]
         return data.replace(b"\r\n.", b"\r\n")
+
+    def _stuffed_dots(self, size: int) -> int:
+        """Dots that transparency has added to the first ``size`` bytes: they do not count for a message's size."""
+        return self._buffer.count(b"\r\n.", 0, size) + self._buffer.startswith(b".")
 
     async def _skip_data(self, end: int, limit: int) -> None:
         """Throw a message's data away up to its end, but at most as much again as was allowed."""

@@ -1,0 +1,130 @@
+"""The byte stream: lines and data, whichever way the network cuts them."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingress.stream import BareNewline, ByteStream, ClientGone, DataTooLarge, LineTooLong, NoRoom
+
+
+def stream(*chunks: bytes) -> ByteStream:
+    made = ByteStream(pause=lambda: None, resume=lambda: None)
+    for chunk in chunks:
+        made.feed(chunk)
+    return made
+
+
+async def read(chunks: list[bytes], *, limit: int = 1000) -> bytes:
+    """The data of a stream that gets its chunks one by one while it is read."""
+    made = stream()
+    reading = asyncio.create_task(made.read_data(limit, reserve=lambda _: True))
+    for chunk in chunks:
+        await asyncio.sleep(0)
+        made.feed(chunk)
+    return await asyncio.wait_for(reading, 5)
+
+
+DATA = b"..one\r\ntwo\n.\nthree\r.\r\r\n...four\r\n\r\n.\r\nNEXT"
+
+
+@pytest.mark.parametrize("cut", range(len(DATA)))
+async def test_data_cut_at_every_byte(cut: int) -> None:
+    assert await read([DATA[:cut], DATA[cut:]]) == b".one\r\ntwo\n.\nthree\r.\r\r\n..four\r\n\r\n"
+
+
+@given(st.lists(st.integers(0, len(DATA)), max_size=8))
+def test_data_cut_anyhow(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(DATA)]
+    chunks = [DATA[a:b] for a, b in pairwise(edges)]
+    assert asyncio.run(read(chunks)) == b".one\r\ntwo\n.\nthree\r.\r\r\n..four\r\n\r\n"
+
+
+@given(st.binary(max_size=200))
+def test_what_is_stuffed_comes_back(content: bytes) -> None:
+    message = content.replace(b"\r\n.", b"\r\n..") + b"\r\n"
+    if message.startswith(b"."):
+        message = b"." + message
+    assert asyncio.run(read([message + b".\r\n"])) == content + b"\r\n"
+
+
+async def test_an_empty_message() -> None:
+    assert await read([b".\r\n"]) == b""
+
+
+@pytest.mark.parametrize("false_end", [b"\n.\n", b"\n.\r\n", b"\r.\r", b"\r\n.\n", b"\r.\r\n", b"\r\n.\r"], ids=repr)
+async def test_only_crlf_dot_crlf_ends_data(false_end: bytes) -> None:
+    made = stream(b"a" + false_end + b"b")
+    made.feed_eof()
+    with pytest.raises(ClientGone):
+        await made.read_data(1000, reserve=lambda _: True)
+
+
+async def test_size_counts_as_it_arrives_and_the_rest_is_thrown_away() -> None:
+    held: list[int] = []
+    made = stream(b"x" * 500)
+
+    def reserve(count: int) -> bool:
+        held.append(count)
+        return True
+
+    reading = asyncio.create_task(made.read_data(1000, reserve=reserve))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        made.feed(b"y" * 400)
+    made.feed(b"\r\n.\r\nNOOP\r\n")
+    with pytest.raises(DataTooLarge) as caught:
+        await reading
+    assert caught.value.ended
+    assert sum(held) <= 1000
+    assert await made.read_line(100) == b"NOOP"
+
+
+async def test_an_endless_message_is_not_read_for_ever() -> None:
+    made = stream()
+    reading = asyncio.create_task(made.read_data(1000, reserve=lambda _: True))
+    for _ in range(100):
+        if reading.done():
+            break
+        made.feed(b"x" * 1000)
+        await asyncio.sleep(0)
+    with pytest.raises(DataTooLarge) as caught:
+        await reading
+    assert not caught.value.ended
+
+
+async def test_no_room_is_no_loss_of_step() -> None:
+    made = stream(b"x" * 50 + b"\r\n.\r\nNOOP\r\n")
+    with pytest.raises(NoRoom):
+        await made.read_data(1000, reserve=lambda _: False)
+    assert await made.read_line(100) == b"NOOP"
+
+
+async def test_stuffed_dots_do_not_count_for_the_size() -> None:
+    lines = b"..\r\n" * 250
+    assert len(await read([lines + b".\r\n"], limit=750)) == 750
+
+
+@pytest.mark.parametrize("line", [b"NO\rOP\r\n", b"NOOP\n", b"NO\0OP\r\n", b"\n", b"NOOP\r\r\n"], ids=repr)
+async def test_bare_newlines_in_commands_are_refused(line: bytes) -> None:
+    made = stream(line + b"NEXT\r\n")
+    with pytest.raises(BareNewline):
+        await made.read_line(100)
+    assert await made.read_line(100) == b"NEXT"
+
+
+async def test_a_long_line_is_thrown_away_as_it_comes() -> None:
+    made = stream(b"x" * 101)
+    reading = asyncio.create_task(made.read_line(100))
+    for _ in range(50):
+        await asyncio.sleep(0)
+        made.feed(b"x" * 1000)
+        assert len(made._buffer) <= 2101
+    made.feed(b"\r\nNEXT\r\n")
+    with pytest.raises(LineTooLong):
+        await reading
+    assert await made.read_line(100) == b"NEXT"
