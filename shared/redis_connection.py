@@ -33,8 +33,11 @@ def durability_mistakes(connection: redis.Redis) -> list[str]:
 
     Raises ``redis.RedisError`` when Redis does not answer. A Redis that hides CONFIG counts as unknown, so not durable.
     """
+    values: dict[str, str] = {}
     try:
-        values = cast(dict[str, str], connection.config_get(*DURABLE))
+        for name in DURABLE:
+            # One at a time: before 7.0 CONFIG GET takes one name only.
+            values |= cast(dict[str, str], connection.config_get(name))
     except redis.ResponseError:
         return ["CONFIG is not allowed on this Redis, so its durability cannot be checked"]
     return [

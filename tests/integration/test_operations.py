@@ -1,0 +1,146 @@
+"""What an operator runs: --check, wrong settings, probes and metrics, the Procfile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from sandbox.processes import ServerProcess, free_port, wait_until
+from sandbox.stack import ROOT, Stack
+from tests.support.wire import Wire, simple
+
+
+def run(*command: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        env={"PATH": os.environ["PATH"], **environ},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("role", ["ingress", "forwarder"])
+def test_check_is_green_for_a_good_relay(relay: Stack, role: str) -> None:
+    found = run(role, "--check", **relay.environ)
+    assert found.returncode == 0, found.stdout + found.stderr
+    rows = {line.split()[0]: line.split()[1] for line in found.stdout.splitlines()}
+    expected = {"redis": "ok", "database": "ok", "api": "ok"}
+    assert rows == (expected | {"certificate": "ok"} if role == "ingress" else expected)
+
+
+@pytest.mark.parametrize("role", ["ingress", "forwarder"])
+def test_check_names_what_is_down(role: str, tmp_path: Path) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    environ = {"REDIS_URL": f"redis://:pw-hunter2@{nowhere}", "DATABASE_URL": f"postgresql://u:pw-hunter2@{nowhere}/x"}
+    found = run(role, "--check", API_URI=f"http://{nowhere}", CERT_PATH=str(tmp_path), **environ)
+    assert found.returncode == 1
+    assert found.stdout.count("FAIL") == 3
+    assert "hunter2" not in found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("role", ["ingress", "forwarder"])
+def test_wrong_settings_are_one_line_each(role: str) -> None:
+    found = run(role, MAX_RECIPIENTS="0", PORT_SECURE="587", API_URI="nope")
+    assert found.returncode == 78
+    assert {line.partition(":")[0] for line in found.stderr.splitlines()} == {"MAX_RECIPIENTS", "API_URI"}
+
+
+def test_require_tls_and_durability_refuse_to_start(plain_relay: Stack) -> None:
+    ports = {"PORT_SUBMISSION": str(free_port()), "PORT_SECURE": str(free_port())}
+    found = run("ingress", **{**plain_relay.environ, **ports, "REQUIRE_TLS": "true"})
+    assert (found.returncode, found.stderr.splitlines()[-1].partition(":")[0]) == (78, "REQUIRE_TLS")
+    client = plain_relay.redis.client()
+    client.config_set("appendfsync", "everysec")
+    try:
+        found = run("ingress", **{**plain_relay.environ, **ports, "REQUIRE_DURABLE_REDIS": "true"})
+        assert found.returncode == 78
+        assert "appendfsync is everysec, must be always" in found.stderr
+    finally:
+        client.config_set("appendfsync", "always")
+
+
+def test_a_busy_port_is_named(plain_relay: Stack) -> None:
+    found = run("ingress", **plain_relay.environ)
+    assert found.returncode == 78
+    assert f"Port {plain_relay.port_submission}: already in use" in found.stderr
+
+
+@pytest.fixture
+def probed(tmp_path: Path) -> Iterator[tuple[Stack, dict[str, str]]]:
+    """A relay whose roles have probes, and their base URLs."""
+    stack = Stack(tmp_path, tls=False)
+    urls = {}
+    for role in (stack.ingress, stack.forwarder):
+        port = free_port()
+        urls[role.process.log.stem] = f"http://127.0.0.1:{port}"
+        role.process._environ = {**(role.process._environ or {}), "HEALTH_PORT": str(port)}
+    with stack:
+        yield stack, urls
+
+
+def test_probes_tell_the_truth_and_metrics_count(probed: tuple[Stack, dict[str, str]]) -> None:
+    stack, urls = probed
+    for url in urls.values():
+        assert requests.get(url + "/livez", timeout=20).text == "ok\n"
+        wait_until(lambda u=url: requests.get(u + "/readyz", timeout=20).status_code == 200, timeout=20, what="ready")
+        assert requests.get(url + "/nothing", timeout=20).status_code == 404
+    with Wire(stack.port_submission) as wire:
+        wire.login()
+        assert wire.message(simple()).startswith("250")
+        metrics = requests.get(urls["ingress"] + "/metrics", timeout=20).text
+        assert 'plunk_smtp_replies_total{code="250"} 1.0' in metrics
+        assert "plunk_smtp_connections 1.0" in metrics
+    wait_until(lambda: not stack.queued(), timeout=30, what="an empty queue")
+    assert (
+        'plunk_smtp_verdicts_total{verdict="sent"} 1.0' in requests.get(urls["forwarder"] + "/metrics", timeout=20).text
+    )
+    stack.postgres.kill()
+    for url in urls.values():
+        answer = requests.get(url + "/readyz", timeout=30)
+        assert answer.status_code == 503
+        assert answer.json()["database"] != "ok"
+    stack.postgres.start()
+    stack.redis.kill()
+    assert requests.get(urls["ingress"] + "/readyz", timeout=30).json()["queue"].startswith("451 4.3.0")
+    assert requests.get(urls["ingress"] + "/livez", timeout=20).status_code == 200
+    stack.redis.start()
+    for url in urls.values():
+        wait_until(lambda u=url: requests.get(u + "/readyz", timeout=20).status_code == 200, timeout=60, what="ready")
+
+
+def test_honcho_runs_the_procfile(own_relay: Stack, tmp_path: Path) -> None:
+    own_relay.start_services()
+    honcho = ServerProcess(
+        [sys.executable, "-m", "honcho", "-f", str(ROOT / "Procfile"), "-d", str(ROOT), "start"],
+        log=tmp_path / "honcho.log",
+        environ={**own_relay.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stop_signal=signal.SIGTERM,
+    )
+    honcho.start()
+    try:
+        honcho.wait_ready(lambda: "Forwarder started" in honcho.tail(100) and "listening on port" in honcho.tail(100))
+        for file in own_relay.certificates.iterdir():
+            assert file.exists()
+    finally:
+        honcho.stop()
+
+
+def test_several_ingress_processes_share_the_port(tmp_path: Path) -> None:
+    with Stack(tmp_path, tls=False, INGRESS_PROCESSES="2") as stack:
+        assert stack.ingress.output().count(f"listening on port {stack.port_submission}") >= 1
+        for number in range(10):
+            with Wire(stack.port_submission) as wire:
+                wire.login()
+                assert wire.message(simple(subject=f"m{number}")).startswith("250")
+        wait_until(lambda: len(stack.api.sent()) == 10, timeout=30, what="ten mails")
+        assert stack.ingress.process.stop() == 0
