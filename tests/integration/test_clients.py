@@ -61,7 +61,7 @@ EXPECTED: list[tuple[Callable[[], EmailMessage], dict[str, Any]]] = [
             "name": "Alice",
             "to": [{"name": "Bob", "email": "bob@x.example"}],
             "subject": "Plain text",
-            "body": "<div>First line<br>\n&nbsp; indented<br>\n"
+            "body": "<div>First line<br>\n&nbsp;&nbsp;indented<br>\n"
             '<a href="https://x.example/?a=1&amp;b=2">https://x.example/?a=1&amp;b=2</a><br>\n.leading dot</div>',
             "reply": "reply@example.com",
             "headers": {"X-Kind": "text"},
