@@ -34,7 +34,16 @@ def main(host: str, port: int, database_url: str, records: Path | None) -> None:
 
             self.app = with_transport
 
-    uvicorn.run(app, host=host, port=port, log_level="critical", access_log=False, http=Protocol, timeout_keep_alive=75)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="critical",
+        access_log=False,
+        http=Protocol,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=1,
+    )
 
 
 if __name__ == "__main__":

@@ -1,20 +1,17 @@
-"""The message store's steps against a real Redis, and the worker that RQ's own would lose mail in."""
+"""The message store's steps against a real Redis."""
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 
 import pytest
-import redis
-from rq import Queue, SimpleWorker
 from rq.exceptions import StopRequested
 
 from forwarder.housekeeping import Housekeeping
 from forwarder.worker import ForwarderWorker
 from sandbox.redis_server import RedisServer
-from shared.message_store import JsonSerializer, MessageStore
+from shared.message_store import MessageStore
 from shared.queued_message import QueuedMessage, State, StoredMessage, new_message_id
 
 ANSWER = {"at": 1.0, "status": 503, "code": "", "message": "down"}
@@ -54,13 +51,6 @@ def test_a_batch_is_accepted_in_one_job(store: MessageStore) -> None:
     assert store.seen_many(["d3", "other"]) == {"d3": batch[3].id}
     assert store.depth().waiting == 10
     assert store.verify() == []
-
-
-def test_no_pickle_lies_in_redis(store: MessageStore) -> None:
-    store.accept([message()])
-    assert store.queue.serializer is JsonSerializer
-    for key in store.redis.scan_iter():
-        assert b"\x80\x04" not in (store.redis.dump(key) or b"")[:200]
 
 
 def test_the_life_of_a_message_that_waits_dies_and_is_retried(store: MessageStore) -> None:
@@ -140,41 +130,6 @@ def test_slots_of_a_rate_limited_project_are_spread(store: MessageStore) -> None
     assert store.take_slots("p", 1, not_before=200, pace=10) == pytest.approx([200.1])
 
 
-def stop_in_the_middle(worker: SimpleWorker, connection: redis.Redis) -> tuple[int, int]:
-    """SIGTERM comes after the pop and before the start of a job: jobs left in (queue, intermediate list)."""
-    real = worker.queue_class.dequeue_any
-
-    class Interrupted(Queue):
-        @classmethod
-        def dequeue_any(cls, *args: object, **options: object) -> object:
-            found = real(*args, **options)  # type: ignore[arg-type]
-            os.kill(os.getpid(), signal.SIGTERM)
-            return found
-
-    worker.queue_class = Interrupted
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    try:
-        worker.work(logging_level="CRITICAL")
-    finally:
-        signal.signal(signal.SIGTERM, before[0])
-        signal.signal(signal.SIGINT, before[1])
-    return connection.llen("rq:queue:q"), connection.llen("rq:queue:q:intermediate")  # type: ignore[return-value]
-
-
-def test_sigterm_between_pop_and_start_strands_a_job_in_rqs_own_worker(store: MessageStore) -> None:
-    store.queue.enqueue("time.sleep", 0)
-    stock = SimpleWorker([store.queue], connection=store.redis, serializer=JsonSerializer)
-    assert stop_in_the_middle(stock, store.redis) == (0, 1)
-
-
-def test_sigterm_between_pop_and_start_lets_our_worker_finish_the_job(store: MessageStore) -> None:
-    job = store.queue.enqueue("time.sleep", 0)
-    worker = ForwarderWorker(store.queue, connection=store.redis)
-    assert stop_in_the_middle(worker, store.redis) == (0, 0)
-    assert job.is_finished
-    assert worker.is_stopping
-
-
 def test_a_stopping_worker_takes_no_further_job(store: MessageStore) -> None:
     store.queue.enqueue("time.sleep", 0)
     worker = ForwarderWorker(store.queue, connection=store.redis)
@@ -182,13 +137,3 @@ def test_a_stopping_worker_takes_no_further_job(store: MessageStore) -> None:
     with pytest.raises(StopRequested):
         worker.dequeue_job_and_maintain_ttl(1)
     assert len(store.queue.job_ids) == 1
-
-
-def test_a_workers_settings_bring_recovery_within_a_minute(store: MessageStore) -> None:
-    worker = ForwarderWorker(store.queue, connection=store.redis)
-    store.accept([message()])
-    job = store.queue.fetch_job(store.queue.job_ids[0])
-    assert job is not None
-    assert len(worker.queues) == 1, "with several queues RQ pops without its intermediate list"
-    assert worker.get_heartbeat_ttl(job) == 30 < SimpleWorker.get_heartbeat_ttl(worker, job)
-    assert worker.maintenance_interval <= 5

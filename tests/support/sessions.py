@@ -90,9 +90,9 @@ def ours(backend: RecordingBackend, *, certificates: Path | None = None, **setti
     return SessionFactory(loaded, backend, CertificateStore(loaded))
 
 
-async def until(condition: Callable[[], object], *, timeout: float = 10) -> None:
-    """Return as soon as ``condition()`` is true. Raises ``TimeoutError``."""
-    deadline = asyncio.get_running_loop().time() + timeout
+async def until(condition: Callable[[], object]) -> None:
+    """Return as soon as ``condition()`` is true. Raises ``TimeoutError`` after ten seconds."""
+    deadline = asyncio.get_running_loop().time() + 10
     while not condition():
         if asyncio.get_running_loop().time() > deadline:
             raise TimeoutError
