@@ -14,8 +14,9 @@ import click
 import redis
 import uvloop
 
-from ingress.certificates import CertificateStore
+from ingress.certificates import CertificateError, CertificateStore
 from ingress.checks import check_all
+from ingress.limits import raise_file_limit, room_for_connections
 from ingress.server import IngressServer, StartError
 from shared.checks import print_checks
 from shared.log import configure, get_logger
@@ -83,12 +84,18 @@ def supervise(settings: Settings) -> int:
 
 async def serve(settings: Settings, *, with_probes: bool) -> int:
     """Run one ingress process until SIGTERM or SIGINT; the exit code."""
+    raise_file_limit()
+    if (room := room_for_connections()) < settings.max_connections:
+        log.warning(f"MAX_CONNECTIONS is {settings.max_connections}, the limit of open files allows {room}: ulimit -n")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     try:
-        certificates = CertificateStore(settings)
+        try:
+            certificates = CertificateStore(settings)
+        except CertificateError as error:
+            raise StartError(f"CERT_PATH or ACME_JSON_PATH: {error}") from error
         if settings.require_tls and certificates.context is None:
             raise StartError("REQUIRE_TLS: no certificate was found in CERT_PATH or ACME_JSON_PATH")
         await loop.run_in_executor(None, look_at_durability, settings)

@@ -7,6 +7,8 @@ import base64
 import binascii
 import ssl
 import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +23,11 @@ from shared.settings import Settings
 WATCH_SECONDS: Final = 5.0
 """Seconds between two looks at the files. Polling sees what watchers miss: symlinks swapped, bind mounts, NFS."""
 
-CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!eNULL:!MD5:!DSS"
-"""For TLS 1.2; TLS 1.3 has no weak ones."""
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!eNULL:!PSK:!SRP"
+"""For TLS 1.2: forward secrecy and AEAD only; TLS 1.3 has no weak ones."""
+
+TICKET_KEY_SECONDS: Final = 12 * 3600.0
+"""Seconds that the keys of session tickets are used. They lie in one process's memory alone."""
 
 log = get_logger(__name__)
 
@@ -39,6 +44,8 @@ class Certificate:
     key: bytes = field(repr=False)
     source: Path
     """The file it was read from."""
+    claimed: tuple[str, ...] = ()
+    """Names for which acme.json holds it, lower case."""
 
     @property
     def leaf(self) -> x509.Certificate:
@@ -69,51 +76,72 @@ def covers(pattern: str, domain: str) -> bool:
     return pattern == domain
 
 
+def read_acme(document: Any, *, source: Path) -> list[Certificate]:
+    """Every certificate of all resolvers of a parsed acme.json, in order."""
+    return [
+        Certificate(
+            chain=base64.b64decode(entry["certificate"]),
+            key=base64.b64decode(entry["key"]),
+            source=source,
+            claimed=tuple(name.lower() for name in (entry["domain"]["main"], *(entry["domain"].get("sans") or ()))),
+        )
+        for resolver in (document.values() if isinstance(document, dict) else ())
+        for entry in (resolver or {}).get("Certificates") or ()
+    ]
+
+
+def choose(certificates: Sequence[Certificate], domain: str) -> Certificate | None:
+    """The certificate for ``domain``: one that names it before one whose wildcard covers it, else None."""
+    domain = domain.lower().rstrip(".")
+    exact = (c for c in certificates if domain in c.claimed)
+    return next(exact, None) or next((c for c in certificates if any(covers(n, domain) for n in c.claimed)), None)
+
+
 def choose_from_acme(document: Any, domain: str, *, source: Path) -> Certificate | None:
     """The certificate for ``domain`` among all resolvers of a parsed acme.json; with no domain, the only one there is.
 
     None when there is none at all. Raises ``CertificateError`` when ``domain`` is not covered, or is needed to choose.
     """
-    found: list[tuple[list[str], Any]] = []
-    for resolver in document.values() if isinstance(document, dict) else ():
-        for entry in (resolver or {}).get("Certificates") or ():
-            names = [entry["domain"]["main"], *(entry["domain"].get("sans") or ())]
-            found.append((names, entry))
+    found = read_acme(document, source=source)
     if not found:
         return None
     if domain:
-        exact = [entry for names, entry in found if domain.lower() in (name.lower() for name in names)]
-        matching = exact or [entry for names, entry in found if any(covers(name, domain) for name in names)]
-        if not matching:
+        chosen = choose(found, domain)
+        if chosen is None:
             raise CertificateError(f"{source} holds no certificate for SMTP_DOMAIN {domain}")
-        entry = matching[0]
-    elif len(found) == 1:
-        entry = found[0][1]
-    else:
+        return chosen
+    if len(found) > 1:
         raise CertificateError(f"{source} holds {len(found)} certificates: set SMTP_DOMAIN to choose one")
-    return Certificate(chain=base64.b64decode(entry["certificate"]), key=base64.b64decode(entry["key"]), source=source)
+    return found[0]
 
 
-def find_certificate(settings: Settings) -> Certificate | None:
-    """The certificate that the settings lead to: acme.json first, then PEM files, else None.
+def find_certificates(settings: Settings) -> tuple[Certificate, ...]:
+    """The certificates that the settings lead to, the relay's own first: acme.json's, else the PEM files', else none.
 
-    Raises ``CertificateError``.
+    The others of acme.json are for clients that ask for their names. Raises ``CertificateError``.
     """
     try:
         if settings.acme_json.is_file() and (content := settings.acme_json.read_bytes()).strip():
-            chosen = choose_from_acme(orjson.loads(content), settings.smtp_domain, source=settings.acme_json)
+            document = orjson.loads(content)
+            chosen = choose_from_acme(document, settings.smtp_domain, source=settings.acme_json)
             if chosen:
-                return chosen
+                others = (c for c in read_acme(document, source=settings.acme_json) if c != chosen)
+                return (chosen, *others)
         key, chain = settings.cert_path / "privkey.pem", settings.cert_path / "fullchain.pem"
         if key.is_file() and chain.is_file():
-            return Certificate(chain=chain.read_bytes(), key=key.read_bytes(), source=chain)
+            return (Certificate(chain=chain.read_bytes(), key=key.read_bytes(), source=chain),)
         if key.is_file() or chain.is_file():
             raise CertificateError(f"{settings.cert_path} must hold both privkey.pem and fullchain.pem")
     except OSError as error:
         raise CertificateError(f"{error.filename}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise CertificateError(f"{settings.acme_json} is not an acme.json: {type(error).__name__}") from error
-    return None
+    return ()
+
+
+def find_certificate(settings: Settings) -> Certificate | None:
+    """The relay's own certificate, None where there is none. Raises ``CertificateError``."""
+    return next(iter(find_certificates(settings)), None)
 
 
 def make_context(certificate: Certificate) -> ssl.SSLContext:
@@ -133,28 +161,65 @@ def make_context(certificate: Certificate) -> ssl.SSLContext:
     return context
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InService:
+    """Certificates in service with their contexts, the relay's own first."""
+
+    certificates: tuple[Certificate, ...]
+    contexts: tuple[ssl.SSLContext, ...]
+    made_at: float
+    """By ``time.monotonic``."""
+
+
 class CertificateStore:
-    """The certificate in service. ``context`` is what new connections get; None while there is no certificate."""
+    """The certificates in service. ``context`` is what new connections get; None while there is no certificate."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises ``CertificateError`` when there are files that cannot be used."""
         self._settings = settings
-        self.certificate = find_certificate(settings)
-        self.context = make_context(self.certificate) if self.certificate else None
+        self._found = find_certificates(settings)
+        self._service = self._prepare(self._found)
 
-    def listener_context(self) -> ssl.SSLContext:
-        """The context of a port with implicit TLS: it lives as long as the port, each handshake gets ``context``."""
-        if self.certificate is None:
-            raise CertificateError("implicit TLS needs a certificate")
-        context = make_context(self.certificate)
+    @property
+    def certificate(self) -> Certificate | None:
+        """The relay's own certificate."""
+        return self._service.certificates[0] if self._service.certificates else None
 
-        def take_current(tls: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:
-            if self.context is not None:
-                tls.context = self.context
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """The context for a new connection: with the relay's own certificate, or another that its client asks for."""
+        return self._service.contexts[0] if self._service.contexts else None
 
-        # OpenSSL asks with every ClientHello, whether it names a server or not.
-        context.sni_callback = take_current
-        return context
+    def context_for(self, name: str) -> ssl.SSLContext | None:
+        """The context whose certificate covers ``name``; None when none does."""
+        service = self._service
+        chosen = choose(service.certificates, name)
+        return service.contexts[service.certificates.index(chosen)] if chosen else None
+
+    def renew_keys(self) -> None:
+        """New contexts of the same certificates: the keys of their session tickets are new with them."""
+        self._service = self._prepare(self._service.certificates)
+
+    def _prepare(self, found: Sequence[Certificate]) -> InService:
+        """Raises ``CertificateError`` when the relay's own, the first of ``found``, cannot be used."""
+        usable: list[Certificate] = []
+        contexts: list[ssl.SSLContext] = []
+        for number, certificate in enumerate(found):
+            try:
+                context = make_context(certificate)
+            except CertificateError as error:
+                if number == 0:
+                    raise
+                log.warning(f"A certificate of another name cannot be used: {error}", names=certificate.claimed)
+                continue
+            context.sni_callback = self._answer_server_name
+            usable.append(certificate)
+            contexts.append(context)
+        return InService(certificates=tuple(usable), contexts=tuple(contexts), made_at=time.monotonic())
+
+    def _answer_server_name(self, tls: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
+        if name and len(self._service.contexts) > 1 and (wanted := self.context_for(name)) is not None:
+            tls.context = wanted
 
     async def watch(self, every: float = WATCH_SECONDS) -> None:
         """Follow the files until cancelled: a good new certificate goes into service, a broken one does not."""
@@ -162,13 +227,16 @@ class CertificateStore:
         while True:
             await asyncio.sleep(every)
             try:
-                found = await asyncio.to_thread(find_certificate, self._settings)
-                if found is None or (self.certificate and found == self.certificate):
+                found = await asyncio.to_thread(find_certificates, self._settings)
+                if not found or found == self._found:
+                    if self.context is not None and time.monotonic() - self._service.made_at > TICKET_KEY_SECONDS:
+                        await asyncio.to_thread(self.renew_keys)
                     continue
-                self.context = await asyncio.to_thread(make_context, found)
-                self.certificate = found
+                self._service = await asyncio.to_thread(self._prepare, found)
+                self._found = found
                 refused = ""
-                log.info(f"Certificate renewed: {', '.join(found.names)}", until=found.not_after.isoformat())
+                names = ", ".join(name for certificate in self._service.certificates for name in certificate.names)
+                log.info(f"Certificate renewed: {names}", until=found[0].not_after.isoformat())
             except CertificateError as error:
                 if str(error) != refused:
                     refused = str(error)

@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ingress.replies import Replies
@@ -21,6 +21,9 @@ _PATH: Final = re.compile(
 MAIL_PARAMETERS: Final = frozenset({"SIZE", "BODY", "SMTPUTF8", "AUTH", "RET", "ENVID"})
 RCPT_PARAMETERS: Final = frozenset({"NOTIFY", "ORCPT"})
 """Parameters that are used or harmless: Postfix and Exchange send those of DSN and AUTH unasked (RFC 3461, 4954)."""
+
+MAX_PARAMETERS: Final = 16
+"""Parameters of one MAIL or RCPT."""
 
 BODY_VALUES: Final = frozenset({"7BIT", "8BITMIME"})
 
@@ -45,11 +48,13 @@ class Credentials:
     """What an AUTH exchange brought."""
 
     user: str
-    password: str
+    password: str = field(repr=False)
+    acts_as: str = ""
+    """The authorization identity of PLAIN: "" or the user itself, since nobody may act as another."""
 
     @property
     def is_known_user(self) -> bool:
-        return self.user.lower() == USER
+        return self.user.lower() == USER and self.acts_as.lower() in ("", USER)
 
 
 def parse_mail(argument: str) -> Mail:
@@ -90,10 +95,15 @@ def _path(argument: str, keyword: str, syntax: str, known: frozenset[str]) -> tu
     if not match:
         raise Replies.SYNTAX.error(syntax=syntax)
     parameters: dict[str, str] = {}
-    for word in (match["parameters"] or "").split():
+    words = (match["parameters"] or "").split()
+    if len(words) > MAX_PARAMETERS:
+        raise Replies.SYNTAX.error(syntax=f"{syntax}, at most {MAX_PARAMETERS} parameters")
+    for word in words:
         key, _, value = word.partition("=")
         if key.upper() not in known:
             raise Replies.PARAMETER_UNKNOWN.error(parameter=key)
+        if key.upper() in parameters:
+            raise Replies.SYNTAX.error(syntax=f"{syntax}, each parameter once")
         parameters[key.upper()] = value
     return match["path"] if match["path"] is not None else match["bare"], parameters
 
@@ -113,7 +123,7 @@ def plain_credentials(response: bytes) -> Credentials:
     parts = decode_base64(response).split("\0")
     if len(parts) != 3:
         raise Replies.AUTH_BASE64.error()
-    return Credentials(user=parts[1], password=parts[2])
+    return Credentials(acts_as=parts[0], user=parts[1], password=parts[2])
 
 
 def login_password(line: bytes) -> str:

@@ -2,35 +2,80 @@
 
 from __future__ import annotations
 
+import resource
 from collections import Counter
+from typing import Final
 
+from ingress.clients import counted_as
 from shared.metrics import BYTES_IN_FLIGHT, CONNECTIONS
+
+OWN_FILES: Final = 128
+"""File descriptors that a process needs besides its connections: API, database, Redis, ports, files."""
+
+MOST_FILES: Final = 1_048_576
+"""File descriptors asked for where the system sets no limit."""
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as it may: a connection is one, and the soft limit is often 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def room_for_connections() -> int:
+    """Connections for which this process has file descriptors."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_FILES if soft == resource.RLIM_INFINITY else max(1, soft - OWN_FILES)
+
+
+class Slot:
+    """One connection as it is counted, from its first sight until ``release``, which may be called twice."""
+
+    __slots__ = ("_limits", "_network", "is_free")
+
+    def __init__(self, limits: SharedLimits, network: str, *, is_free: bool) -> None:
+        self._limits: SharedLimits | None = limits
+        self._network = network
+        self.is_free = is_free
+        """False when this is one connection too many: it is counted, and to be closed."""
+
+    def release(self) -> None:
+        if self._limits is not None:
+            self._limits.leave(self._network)
+            self._limits = None
 
 
 class SharedLimits:
-    """Counts connections, in all and by address, and bytes of messages between their first byte and their reply."""
+    """Counts connections, in all and by address (IPv6: by /64), and bytes of messages until their reply."""
 
     def __init__(self, *, max_connections: int, max_connections_per_ip: int, max_bytes: int) -> None:
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._max_connections_per_ip = max_connections_per_ip
         self._max_bytes = max_bytes
-        self._by_ip: Counter[str] = Counter()
+        self._by_network: Counter[str] = Counter()
         self._connections = 0
         self.bytes = 0
 
-    def connect(self, ip: str) -> bool:
-        """Count one connection; False when it is one too many. ``disconnect`` is due in either case."""
+    def enter(self, ip: str) -> Slot:
+        """Count one connection of a client."""
+        network = counted_as(ip)
         self._connections += 1
-        self._by_ip[ip] += 1
+        self._by_network[network] += 1
         CONNECTIONS.inc()
-        return self._connections <= self._max_connections and self._by_ip[ip] <= self._max_connections_per_ip
+        is_free = (
+            self._connections <= self.max_connections and self._by_network[network] <= self._max_connections_per_ip
+        )
+        return Slot(self, network, is_free=is_free)
 
-    def disconnect(self, ip: str) -> None:
+    def leave(self, network: str) -> None:
+        """Count one connection less; ``Slot.release`` calls this once."""
         self._connections -= 1
-        self._by_ip[ip] -= 1
+        self._by_network[network] -= 1
         CONNECTIONS.dec()
-        if not self._by_ip[ip]:
-            del self._by_ip[ip]
+        if not self._by_network[network]:
+            del self._by_network[network]
 
     def reserve(self, count: int) -> bool:
         """Take ``count`` bytes of the budget; False, and nothing taken, when there are not so many left."""

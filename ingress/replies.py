@@ -66,6 +66,7 @@ class Replies(Enum):
     SESSION_TIMEOUT = Reply(421, "4.4.2", "Session took too long, closing the connection")
     TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "Too many connections, try again later")
     TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, closing the connection")
+    TOO_MANY_COMMANDS = Reply(421, "4.7.0", "Too many commands without a message, closing the connection")
     TROUBLE = Reply(451, "4.3.0", "Temporary server trouble, try again later")
     COMMAND_TOO_LONG = Reply(500, "5.5.6", "Command line too long")
     COMMAND_UNKNOWN = Reply(500, "5.5.1", "Command not recognised")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 from ingress.acceptance import Acceptance
+from ingress.acceptor import Acceptor
 from ingress.certificates import CertificateStore
 from ingress.handover import HandOver
 from ingress.message import Limits
 from ingress.preflight import Preflight
 from ingress.replies import SmtpError
-from ingress.session import TLS_HANDSHAKE, SessionFactory
+from ingress.session import SessionFactory
+from ingress.throttle import FailureThrottle
 from shared.log import get_logger
 from shared.message_store import MessageStore
 from shared.plunk_api import PlunkApi
@@ -92,28 +95,27 @@ class IngressServer:
             ),
             deduplicate=settings.deduplicate_seconds > 0,
         )
-        self._sessions = SessionFactory(settings, acceptance, certificates)
-        self._servers: list[asyncio.Server] = []
+        self._throttle = FailureThrottle(
+            # A connection of its own with a short patience: nobody waits for a counter.
+            connect(settings.redis_url, connections=4, socket_timeout=1.0),
+            name=settings.queue_name,
+            pepper=settings.database_url,
+            limit=settings.auth_throttle_failures,
+            window=settings.auth_throttle_seconds,
+            allowed=settings.auth_allow_list,
+        )
+        self._sessions = SessionFactory(settings, acceptance, certificates, self._throttle)
+        self._servers: list[asyncio.Server | Acceptor] = []
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the ports. Raises ``StartError`` naming the port and what to do."""
-        loop = asyncio.get_running_loop()
         has_certificate = self._certificates.context is not None
         if not has_certificate:
             log.warning(f"No certificate: port {self._settings.port_secure} stays closed, mail travels in clear text")
         for listener in listeners(self._settings, has_certificate=has_certificate):
             try:
-                server = await loop.create_server(
-                    lambda implicit_tls=listener.implicit_tls: self._sessions(implicit_tls=implicit_tls),
-                    self._settings.host,
-                    listener.port,
-                    backlog=BACKLOG,
-                    # By the loop itself: a ClientHello may come before a protocol of ours could ask for TLS.
-                    ssl=self._certificates.listener_context() if listener.implicit_tls else None,
-                    ssl_handshake_timeout=TLS_HANDSHAKE if listener.implicit_tls else None,
-                    reuse_port=self._settings.ingress_processes > 1 or None,
-                )
+                server = await self._open(listener)
             except OSError as error:
                 await self.stop()
                 raise StartError(cannot_listen(listener.port, error)) from error
@@ -123,6 +125,22 @@ class IngressServer:
                 starttls=has_certificate and not listener.implicit_tls,
             )
         self._watching = asyncio.create_task(self._certificates.watch())
+
+    async def _open(self, listener: Listener) -> asyncio.Server | Acceptor:
+        """Open one port. Raises ``OSError``."""
+        sock = listening_socket(self._settings.host, listener.port, reuse_port=self._settings.ingress_processes > 1)
+        if not listener.implicit_tls and not self._settings.proxy_protocol:
+            loop = asyncio.get_running_loop()
+            return await loop.create_server(lambda: self._sessions(implicit_tls=False), sock=sock, backlog=BACKLOG)
+        acceptor = Acceptor(
+            sock,
+            sessions=self._sessions,
+            certificates=self._certificates,
+            implicit_tls=listener.implicit_tls,
+            proxies=self._settings.proxy_trusted if self._settings.proxy_protocol else None,
+        )
+        acceptor.start()
+        return acceptor
 
     async def stop(self) -> None:
         """Accept no more connections, finish the transactions under way, 421 to the idle; bounded in time."""
@@ -136,6 +154,7 @@ class IngressServer:
         self._preflight_threads.shutdown(wait=False, cancel_futures=True)
         self._parser_threads.shutdown(wait=False, cancel_futures=True)
         self._api.close()
+        self._throttle.close()
         self._redis.close()
 
     async def readiness(self) -> dict[str, str]:
@@ -150,6 +169,18 @@ class IngressServer:
             "database": _probed(database),
             "listening": "ok" if serving else "not listening",
         }
+
+
+def listening_socket(host: str, port: int, *, reuse_port: bool) -> socket.socket:
+    """A listening socket; ``::`` listens on IPv4 too. Raises ``OSError``."""
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(
+        (str(address[0]), port),
+        family=family,
+        backlog=BACKLOG,
+        reuse_port=reuse_port,
+        dualstack_ipv6=address[0] == "::" and socket.has_dualstack_ipv6(),
+    )
 
 
 def _probed(outcome: BaseException | None) -> str:

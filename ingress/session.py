@@ -18,10 +18,12 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from ingress.backend import Backend, Login, Submission
 from ingress.certificates import CertificateStore
+from ingress.clients import client_address
 from ingress.commands import Credentials, decode_base64, login_password, parse_mail, parse_rcpt, plain_credentials
-from ingress.limits import SharedLimits
+from ingress.limits import SharedLimits, Slot, room_for_connections
 from ingress.replies import Replies, Reply, SmtpError
 from ingress.stream import BareNewline, ByteStream, ClientGone, DataTooLarge, LineTooLong, NoRoom
+from ingress.throttle import FailureThrottle, delay_after
 from shared.log import get_logger
 from shared.metrics import AUTH_RESULTS, REPLIES
 from shared.settings import MIB, Settings
@@ -33,10 +35,15 @@ AUTH_LINE: Final = 12_288
 """Longest line of an AUTH exchange in bytes (RFC 4954 section 4.5.1)."""
 
 MAX_ERRORS: Final = 20
-"""Refused commands after which a connection is closed."""
+"""Refused commands without an accepted message between them, after which a connection is closed."""
 
-AUTH_DELAY: Final = 0.5
-"""Seconds that a failed authentication waits for its answer, times the number of failures."""
+MAX_IDLE_COMMANDS: Final = 100
+"""Commands that lead to no message (NOOP, RSET, EHLO …), without one between them, after which it is closed."""
+
+IDLE_COMMANDS: Final = frozenset({b"NOOP", b"RSET", b"EHLO", b"HELO", b"HELP", b"VRFY"})
+
+MAX_OVERSHOOT: Final = 1000
+"""Recipients past MAX_RECIPIENTS that one transaction may try: a smarthost pipelines more and sends them again."""
 
 TLS_HANDSHAKE: Final = 30.0
 """Seconds that a TLS handshake may take."""
@@ -47,7 +54,9 @@ log = get_logger(__name__)
 class SmtpSession(SMTP):
     """One connection. Made by ``SessionFactory``."""
 
-    def __init__(self, factory: SessionFactory, *, implicit_tls: bool) -> None:
+    def __init__(
+        self, factory: SessionFactory, *, implicit_tls: bool, peer: str | None = None, slot: Slot | None = None
+    ) -> None:
         # SMTP.__init__ inspects its handler at length for every connection; nothing of that is used here.
         self.loop = asyncio.get_running_loop()
         self._factory = factory
@@ -60,9 +69,13 @@ class SmtpSession(SMTP):
         self._out = bytearray()
         self._can_write = asyncio.Event()
         self._can_write.set()
+        self._peer = peer
+        self._slot = slot
         self._login: Login | None = None
         self._auth_failures = 0
         self._errors = 0
+        self._idle_commands = 0
+        self._overshoot = 0
         self._main: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiting_for_client = False
@@ -96,8 +109,10 @@ class SmtpSession(SMTP):
             self.transport = transport
             return
         self.transport = transport
-        peername = transport.get_extra_info("peername")
-        self.peer = str(peername[0]) if isinstance(peername, tuple) else ""
+        if self._peer is None:
+            peername = transport.get_extra_info("peername")
+            self._peer = client_address(str(peername[0])) if isinstance(peername, tuple) else ""
+        self.peer = self._peer
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -105,10 +120,14 @@ class SmtpSession(SMTP):
         self.envelope = Envelope()
         now = self.loop.time()
         self._last_byte = now
-        self._deadline = now + self._settings.session_timeout
+        self._connected = now
+        # Who has not authenticated is no client yet: all of that must be done in the time of one idle spell.
+        self._deadline = now + self._settings.idle_timeout
         self._timer = self.loop.call_later(self._settings.idle_timeout, self._look_at_clock)
         self._factory.add(self)
-        self._main = self.loop.create_task(self._serve(self._factory.limits.connect(self.peer)))
+        if self._slot is None:
+            self._slot = self._factory.limits.enter(self.peer)
+        self._main = self.loop.create_task(self._serve(self._slot.is_free))
 
     def data_received(self, data: bytes) -> None:
         self._last_byte = self.loop.time()
@@ -130,7 +149,8 @@ class SmtpSession(SMTP):
             self._timer.cancel()
         if self._main is not None:
             self._main.cancel()
-        self._factory.limits.disconnect(self.peer)
+        if self._slot is not None:
+            self._slot.release()
         self._factory.discard(self)
 
     def pause_writing(self) -> None:
@@ -155,7 +175,7 @@ class SmtpSession(SMTP):
         if self._in_data:
             limits.append((self._data_started + self._settings.data_timeout, Replies.SESSION_TIMEOUT))
         else:
-            limits.append((self._deadline, Replies.SESSION_TIMEOUT))
+            limits.append((self._deadline, Replies.SESSION_TIMEOUT if self._login else Replies.IDLE_TIMEOUT))
         due, reply = min(limits, key=lambda limit: limit[0])
         if not self._waiting_for_client:
             self._timer = self.loop.call_later(1.0, self._look_at_clock)
@@ -220,6 +240,8 @@ class SmtpSession(SMTP):
             handler = self._commands.get(command.decode("ascii", "replace").upper())
             if handler is None:
                 raise Replies.COMMAND_UNKNOWN.error()
+            if command.upper() in IDLE_COMMANDS:
+                self._idle_commands += 1
             await handler(argument.decode("utf-8", "surrogateescape").strip())
         except LineTooLong:
             self._refuse(Replies.COMMAND_TOO_LONG.value)
@@ -232,8 +254,10 @@ class SmtpSession(SMTP):
         except Exception:
             # Unknown trouble is temporary, and its details are for the log alone.
             log.exception("Command failed", session=self.id, peer=self.peer)
-            self._say(Replies.TROUBLE.value)
-        if self._errors >= MAX_ERRORS:
+            self._refuse(Replies.TROUBLE.value)
+        if self._idle_commands >= MAX_IDLE_COMMANDS:
+            self._hang_up(Replies.TOO_MANY_COMMANDS.value)
+        elif self._errors >= MAX_ERRORS:
             self._hang_up(Replies.TOO_MANY_ERRORS.value)
         elif self._stopping and not self._in_transaction:
             self._hang_up(Replies.SHUTTING_DOWN.value)
@@ -298,6 +322,7 @@ class SmtpSession(SMTP):
 
     def _reset(self) -> None:
         self.envelope = Envelope()
+        self._overshoot = 0
 
     def _hello(self, argument: str) -> None:
         if not argument:
@@ -372,19 +397,29 @@ class SmtpSession(SMTP):
             if error.reply.code != Replies.AUTH_INVALID.value.code:
                 log.error("Authentication is not possible now", session=self.id, cause=error.cause)
                 raise
-            self._auth_failures += 1
-            log.warning("Authentication failed", session=self.id, peer=self.peer, failures=self._auth_failures)
-            await asyncio.sleep(AUTH_DELAY * (self._auth_failures - 1))
-            if self._auth_failures >= self._settings.auth_max_failures:
-                AUTH_RESULTS.labels(code=error.reply.code).inc()
-                self._say(error.reply)
-                self._hang_up(Replies.AUTH_TOO_MANY.value)
-                return
-            raise
+            await self._auth_failed(error, credentials.password)
+            return
         self._login = login
+        self._deadline = self._connected + self._settings.session_timeout
         AUTH_RESULTS.labels(code=235).inc()
         log.info("Authenticated", session=self.id, peer=self.peer, project=login.project.id)
         self._say(Replies.AUTH_OK.value)
+
+    async def _auth_failed(self, error: SmtpError, secret: str) -> None:
+        """Say no, the later the more often it was said; raises ``error`` while the client may try again."""
+        self._auth_failures += 1
+        strike = await self._factory.throttle.failed(self.peer, secret)
+        failures = max(self._auth_failures, strike.failures)
+        # docs/fail2ban matches this line.
+        log.warning(f"Authentication failed from [{self.peer}]", session=self.id, peer=self.peer, failures=failures)
+        await asyncio.sleep(delay_after(failures))
+        is_last = self._auth_failures >= self._settings.auth_max_failures
+        if not (strike.is_too_many or is_last):
+            raise error
+        AUTH_RESULTS.labels(code=error.reply.code).inc()
+        if not strike.is_too_many:
+            self._say(error.reply)
+        self._hang_up(Replies.AUTH_TOO_MANY.value)
 
     async def _auth_plain(self, initial: bytes) -> Credentials:
         return plain_credentials(initial or await self._challenge(b"334 \r\n"))
@@ -430,6 +465,9 @@ class SmtpSession(SMTP):
         address = parse_rcpt(argument)
         if address not in envelope.rcpt_tos:
             if len(envelope.rcpt_tos) >= self._settings.max_recipients:
+                # No error of the client's: a smarthost pipelines all it has, and sends the refused ones again.
+                self._overshoot += 1
+                self._errors -= self._overshoot <= MAX_OVERSHOOT
                 raise Replies.TOO_MANY_RECIPIENTS.error(limit=self._settings.max_recipients)
             envelope.rcpt_tos.append(address)
         self._say(Replies.OK.value)
@@ -465,6 +503,7 @@ class SmtpSession(SMTP):
         if reply.code >= 400:
             self._refuse(reply)
         else:
+            self._errors = self._idle_commands = 0
             self._say(reply)
         await self._flush()
 
@@ -518,21 +557,35 @@ class SmtpSession(SMTP):
 class SessionFactory:
     """Makes the sessions of one process and ends them: ``factory(implicit_tls=…)`` serves one new connection."""
 
-    def __init__(self, settings: Settings, backend: Backend, certificates: CertificateStore) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        backend: Backend,
+        certificates: CertificateStore,
+        throttle: FailureThrottle | None = None,
+    ) -> None:
         self.settings = settings
         self.backend = backend
         self.certificates = certificates
+        self.throttle = throttle or FailureThrottle(
+            None,
+            name=settings.queue_name,
+            pepper=settings.database_url,
+            limit=settings.auth_throttle_failures,
+            window=settings.auth_throttle_seconds,
+            allowed=settings.auth_allow_list,
+        )
         self.host = settings.smtp_domain or socket.gethostname()
         self.limits = SharedLimits(
-            max_connections=settings.max_connections,
+            max_connections=min(settings.max_connections, room_for_connections()),
             max_connections_per_ip=settings.max_connections_per_ip,
             max_bytes=settings.ingress_memory_mb * MIB,
         )
         self._sessions: set[SmtpSession] = set()
         self._hand_overs: set[asyncio.Task[Reply]] = set()
 
-    def __call__(self, *, implicit_tls: bool) -> SmtpSession:
-        return SmtpSession(self, implicit_tls=implicit_tls)
+    def __call__(self, *, implicit_tls: bool, peer: str | None = None, slot: Slot | None = None) -> SmtpSession:
+        return SmtpSession(self, implicit_tls=implicit_tls, peer=peer, slot=slot)
 
     def add(self, session: SmtpSession) -> None:
         self._sessions.add(session)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any, Final, Literal, cast
 
 import structlog
@@ -23,11 +24,30 @@ def redact(text: str) -> str:
     return SECRET.sub("[redacted]", text)
 
 
+def redact_all(value: Any) -> Any:
+    """``value`` with every secret-looking part of its texts replaced, however deep they lie.
+
+    An object that is no text, number or collection becomes its redacted ``repr``: that is what a log would print of it.
+    """
+    if isinstance(value, str):
+        return redact(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {redact_all(key): redact_all(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [redact_all(item) for item in value]
+    if isinstance(value, bytes | bytearray):
+        return redact(bytes(value).decode("utf-8", "backslashreplace"))
+    return redact(repr(value))
+
+
 def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """The last line of defence: no code logs a secret on purpose, but an exception's text may hold one."""
     for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = redact(value)
+        # structlog's own fields (the record, the name of the logger) are taken out before anything is printed.
+        if not key.startswith("_"):
+            event[key] = redact_all(value)
     return event
 
 

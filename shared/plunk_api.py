@@ -14,6 +14,8 @@ import orjson
 import requests
 from requests.adapters import HTTPAdapter
 
+from shared.log import redact
+
 MAX_RETRY_AFTER: Final = 3600.0
 """Longest Retry-After that is believed, in seconds."""
 
@@ -124,7 +126,8 @@ def read_answer(status: int, headers: Any, content: bytes) -> Answer:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         return ""
-    return "".join(c if c.isprintable() else " " for c in value[:MAX_MESSAGE])
+    # An API that quotes the key in its words must not bring it into a reply, a log or a dead letter.
+    return redact("".join(c if c.isprintable() else " " for c in value))[:MAX_MESSAGE]
 
 
 def _seconds(value: Any) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -19,9 +20,6 @@ MIB: Final = 1024 * 1024
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-
-FILE_SETTINGS: Final = ("DATABASE_URL", "REDIS_URL")
-"""Settings that hold a secret, each also readable from the file that ``<NAME>_FILE`` names."""
 
 
 class SettingsError(Exception):
@@ -62,7 +60,13 @@ class Settings(BaseSettings):
     health_port: int = _setting(0, "Port of /livez, /readyz and /metrics; 0 = off", ge=0, le=65535)
     ingress_processes: int = _setting(1, "Ingress processes that share the ports (SO_REUSEPORT)", ge=1, le=64)
     max_connections: int = _setting(2000, "Most connections of one ingress process", ge=1)
-    max_connections_per_ip: int = _setting(200, "Most connections of one address to one ingress process", ge=1)
+    max_connections_per_ip: int = _setting(
+        200, "Most connections of one address (IPv6: of one /64) to one ingress process", ge=1
+    )
+    proxy_protocol: bool = _setting(False, "Every connection begins with a PROXY header, version 1 or 2")
+    proxy_trusted: tuple[IPv4Network | IPv6Network, ...] = _setting(
+        (), "The proxies' networks, comma-separated; others are refused under PROXY_PROTOCOL"
+    )
 
     # The session
     max_message_size_mb: int = _setting(10, "Largest message in MiB, announced by SIZE", ge=1, le=50)
@@ -74,6 +78,13 @@ class Settings(BaseSettings):
     session_timeout: Seconds = _setting(3600, "Seconds that one connection may last in all")
     require_tls: bool = _setting(False, "Refuse to start without a certificate")
     auth_max_failures: int = _setting(3, "Failed authentications after which a connection is closed", ge=1)
+    auth_throttle_failures: int = _setting(
+        20, "Failed authentications of one address or key's beginning after which each more gets 421", ge=1
+    )
+    auth_throttle_seconds: int = _setting(900, "Seconds after which failed authentications are forgotten", ge=1)
+    auth_allow_list: tuple[IPv4Network | IPv6Network, ...] = _setting(
+        (), "Networks whose failed authentications are not counted over connections, comma-separated"
+    )
     shutdown_timeout: Seconds = _setting(25, "Seconds that a stopping process gives open transactions (Heroku: < 30)")
 
     # Preflight
@@ -119,7 +130,7 @@ class Settings(BaseSettings):
     @field_validator("api_uri")
     @classmethod
     def _http_url(cls, value: str) -> str:
-        if urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
+        if _scheme(value) not in ("http", "https") or not urlsplit(value).hostname:
             raise ValueError("must be a URL that starts with http:// or https://")
         return value.rstrip("/")
 
@@ -133,7 +144,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_url(cls, value: str) -> str:
-        if urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+        if _scheme(value) not in ("redis", "rediss", "unix"):
             raise ValueError("must be a URL that starts with redis://, rediss:// or unix://")
         return value
 
@@ -143,6 +154,22 @@ class Settings(BaseSettings):
         if any(not 1 <= port <= 65535 for port in value):
             raise ValueError("must be ports from 1 to 65535, separated by commas")
         return value
+
+    @field_validator("proxy_trusted", "auth_allow_list", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(ip_network(item.strip()) for item in value.split(",") if item.strip())
+        except ValueError:
+            raise ValueError("must be networks such as 10.0.0.0/8 or fd00::/8, separated by commas") from None
+
+    @model_validator(mode="after")
+    def _proxies_named(self) -> Settings:
+        if self.proxy_protocol and not self.proxy_trusted:
+            raise ValueError("PROXY_TRUSTED: must name the proxies' networks when PROXY_PROTOCOL is true")
+        return self
 
     @field_validator("ports_extra", mode="before")
     @classmethod
@@ -171,6 +198,20 @@ class Settings(BaseSettings):
     @property
     def max_message_bytes(self) -> int:
         return self.max_message_size_mb * MIB
+
+
+def _scheme(url: str) -> str:
+    """Scheme of a URL, "" when its host or port cannot be read: what a library would say of it quotes the password."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return ""
+    return parts.scheme
+
+
+FILE_SETTINGS: Final = tuple(name.upper() for name, field in Settings.model_fields.items() if not field.repr)
+"""Settings that hold a secret, each also readable from the file that ``<NAME>_FILE`` names."""
 
 
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
