@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import socket
+import ssl
 
 from sandbox.stack import DEMO_SECRET
 
@@ -32,6 +33,15 @@ class Wire:
         """Send one line, return the reply."""
         self.send(line.encode() + b"\r\n")
         return self.reply()
+
+    def start_tls(self, context: ssl.SSLContext, *, server_hostname: str = "localhost") -> None:
+        """EHLO, STARTTLS and the handshake."""
+        self.say("EHLO test")
+        answer = self.say("STARTTLS")
+        assert answer.startswith("220"), answer
+        self._file.close()
+        self.socket = context.wrap_socket(self.socket, server_hostname=server_hostname)
+        self._file = self.socket.makefile("rb")
 
     def login(self, secret: str = DEMO_SECRET, user: str = "plunk") -> str:
         self.say("EHLO test")
