@@ -98,6 +98,7 @@ class Acceptance:
                 client_message_id=parsed.message_id,
                 bytes=len(submission.data),
                 peer=submission.peer,
+                **({"headers_left_out": parsed.headers_left_out} if parsed.headers_left_out else {}),
             )
         return Replies.QUEUED.value.filled(id=queued_id)
 

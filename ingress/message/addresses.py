@@ -5,13 +5,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
-from ingress.message.headers import decode_words
+from ingress.message.headers import decode_words, one_line
+
+_SIMPLE: Final = re.compile(
+    r"""[\s,]*+(?:"([^"\\]*+)"|([^\s"<>(),;:@=\\\[\]][^"<>(),;:@\\\[\]=]*+)|)\s*+<([^\s"<>(),;:\\]++)>\s*+(?:,|\Z)"""
+)
+"""An entry as most programs write it: a name, quoted or not, and an angle address."""
+
+_WORD: Final = r"""(?P<word>=\?[^?\s]++\?[bBqQ]\?[^?\s]*+\?=|[^"<>(),;:\[=]++|=|\[[^\[\]]*+\]?)|(?P<angle><[^<>]*+>?)"""
+_TOKEN: Final = re.compile(_WORD + r"""|(?P<quoted>"(?:[^"\\]|\\.)*+")|(?P<mark>.)""", re.DOTALL)
+_TOKEN_WITHOUT_QUOTES: Final = re.compile(_WORD + r"|(?P<quoted>(?!))|(?P<mark>.)", re.DOTALL)
+"""For what follows a quote that has no partner: looking for one at every further quote would take quadratic time."""
+
+_AROUND_AT: Final = re.compile(r"(?<!\s)\s*+@\s*+")
+_ATOM: Final = re.compile(r"""(?:"(?:[^"\\]|\\.)*+"|[^\s"])++""", re.DOTALL)
+_COMMENT_MARK: Final = re.compile(r"\\.|[()]", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mailbox:
+class Mailbox(NamedTuple):
     """One address with its display name, "" where there is none."""
 
     name: str
@@ -20,73 +35,138 @@ class Mailbox:
 
 def parse_addresses(value: str) -> list[Mailbox]:
     """All mailboxes of a header value, groups opened, comments taken out; linear in its length."""
-    found: list[Mailbox] = []
-    text: list[str] = []
-    comment: list[str] = []
-    angle: list[str] | None = None
-    address: str | None = None
-    depth = 0
-    position, end = 0, len(value)
-
-    def finish() -> None:
-        nonlocal address
-        words = "".join(text).strip()
-        if address is None and "@" in words:
-            found.append(Mailbox(name=_name("".join(comment)), address="".join(words.split())))
-        elif address:
-            found.append(Mailbox(name=_name(words or "".join(comment)), address=address))
-        text.clear()
-        comment.clear()
-        address = None
-
-    while position < end:
-        char = value[position]
-        if depth:
-            if char == "\\" and position + 1 < end:
-                position += 1
-                comment.append(value[position])
-            elif char == "(":
-                depth += 1
-            elif char == ")":
-                depth -= 1
-            else:
-                comment.append(char)
-        elif char == '"' and angle is None:
-            closing = _closing_quote(value, position + 1)
-            text.append(value[position + 1 : closing].replace('\\"', '"').replace("\\\\", "\\"))
-            if value[closing + 1 : closing + 2] == "@":
-                text[-1] = value[position : closing + 1]
-            position = closing
-        elif char == "<":
-            angle = []
-        elif char == ">" and angle is not None:
-            # A source route before the address is left out; the last angle address of an entry wins.
-            address = "".join(angle).rpartition(":")[2].strip()
-            angle = None
-        elif angle is not None:
-            angle.append(char)
-        elif char == "(":
-            depth += 1
-        elif char in ",;":
-            finish()
-        elif char == ":":
-            text.clear()
-        else:
-            text.append(char)
-        position += 1
-    if angle:
-        address = "".join(angle).strip()
-    finish()
+    found = [Mailbox(display_name(name), address) for name, address in split_addresses(value)]
+    if not found and "=?" in value and (decoded := decode_words(value)) != value:
+        # Some programs encode the address along with the name.
+        found = [Mailbox(display_name(name), address) for name, address in split_addresses(decoded)]
     return found
 
 
-def _closing_quote(value: str, start: int) -> int:
-    position = start
-    while position < len(value) and value[position] != '"':
-        position += 2 if value[position] == "\\" else 1
-    return min(position, len(value))
+def display_name(raw: str) -> str:
+    """A name for a person to read: encoded words decoded, on one line."""
+    name = one_line(decode_words(raw))
+    return name if name.isprintable() else " ".join("".join(c if c.isprintable() else " " for c in name).split())
 
 
-def _name(raw: str) -> str:
-    decoded = decode_words(raw.strip())
-    return " ".join("".join(c if c.isprintable() else " " for c in decoded).split())
+def split_addresses(value: str) -> Iterator[tuple[str, str]]:
+    """Name, still encoded, and address of each mailbox."""
+    position, end = 0, len(value)
+    tokens = _TOKEN
+    comments = True
+    while position < end:
+        if simple := _SIMPLE.match(value, position):
+            yield (simple[1] or simple[2] or "").strip(), _bare(simple[3])
+            position = simple.end()
+            continue
+        entry = _Entry()
+        while token := tokens.match(value, position):
+            kind, text = token.lastgroup, token[0]
+            position = token.end()
+            if kind == "word":
+                entry.words(text)
+            elif kind == "quoted":
+                entry.quoted(text, is_local_part=value[position : position + 1] == "@")
+            elif kind == "angle":
+                yield from entry.angle(text)
+            elif text == "(" and comments:
+                closing = _end_of_comment(value, position)
+                comments = closing is not None
+                if closing is not None:
+                    entry.comments.append(value[position : closing - 1])
+                    position = closing
+            elif text in ",;":
+                break
+            elif text == ":":
+                # What stood before is a group's name.
+                entry.clear()
+            elif text == '"':
+                tokens = _TOKEN_WITHOUT_QUOTES
+        yield from entry.finish()
+
+
+class _Entry:
+    """What has been read of one entry of the list."""
+
+    __slots__ = ("address", "comments", "name", "plain", "text")
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        """Words and quoted strings since the last angle address."""
+        self.plain: list[str] = []
+        """The same without quoted strings that are no local part: where an address may stand."""
+        self.comments: list[str] = []
+        self.name = ""
+        self.address = ""
+        """The last angle address and the name before it, until it is known what follows."""
+
+    def words(self, text: str) -> None:
+        self.text.append(text)
+        self.plain.append(text)
+
+    def quoted(self, text: str, *, is_local_part: bool) -> None:
+        if is_local_part:
+            self.words(text)
+        else:
+            self.text.append(_unquoted(text))
+            self.plain.append(" ")
+
+    def clear(self) -> None:
+        self.text.clear()
+        self.plain.clear()
+
+    def angle(self, text: str) -> Iterator[tuple[str, str]]:
+        """Read an angle address; the mailbox of the one before it, where a comma between them was left out."""
+        inside = text[1:-1] if text.endswith(">") else re.split("[,;]", text[1:], maxsplit=1)[0]
+        address = _bare(inside)
+        if not address:
+            return
+        if self.address:
+            yield self.name or "".join(self.comments).strip(), self.address
+            self.comments.clear()
+        self.name, self.address = "".join(self.text).strip(), address
+        self.clear()
+
+    def finish(self) -> Iterator[tuple[str, str]]:
+        """The mailboxes of an entry that ends here. Beside an angle address, an address in the text is only text."""
+        text = "".join(self.text)
+        if self.address:
+            yield self.name or text.strip() or "".join(self.comments).strip(), self.address
+            return
+        if "@" not in text:
+            return
+        plain = "".join(self.plain)
+        atoms = _ATOM.findall(_AROUND_AT.sub("@", plain if "@" in plain else text))
+        addresses = [atom for atom in atoms if "@" in atom[1:-1]]
+        name = "".join(self.comments).strip()
+        if len(addresses) == 1 and not name:
+            name = " ".join(atom for atom in atoms if atom is not addresses[0])
+        for address in addresses:
+            yield name, _bare(address)
+
+
+def _end_of_comment(value: str, position: int) -> int | None:
+    """Where a comment ends that was opened before ``position``, nested ones included; None when it never does."""
+    depth = 1
+    for mark in _COMMENT_MARK.finditer(value, position):
+        if mark[0] == "(":
+            depth += 1
+        elif mark[0] == ")":
+            depth -= 1
+            if not depth:
+                return mark.end()
+    return None
+
+
+def _unquoted(text: str) -> str:
+    text = text[1:-1]
+    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL) if "\\" in text else text
+
+
+def _bare(address: str) -> str:
+    """An address without white space, comments, an obsolete source route, or the scheme of a link."""
+    if "(" in address:
+        address = re.sub(r"\([^()]*\)", "", address)
+    address = address.strip() if '"' in address else "".join(address.split())
+    if address[:1] == "@" or address[:7].lower() == "mailto:":
+        address = address.rpartition(":")[2] if address[:1] == "@" else address[7:]
+    return address

@@ -2,152 +2,197 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
-import quopri
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-_ENCODED_WORD: Final = re.compile(r"=\?([^?\s*]+)(?:\*[^?]*)?\?([bBqQ])\?([^?]*)\?=")
-_BETWEEN_WORDS: Final = re.compile(r"(=\?[^?\s]+\?[bBqQ]\?[^?]*\?=)[ \t\r\n]+(?==\?[^?\s]+\?[bBqQ]\?[^?]*\?=)")
-_FIELD_NAME: Final = re.compile(rb"[\x21-\x39\x3b-\x7e]+")
-_PARAMETER: Final = re.compile(r""";\s*([^\s=;]+)\s*=\s*("(?:\\.|[^"\\])*"|[^;]*)""")
+from ingress.message.charsets import decode_text
+from ingress.message.transfer_encodings import decode_base64
 
-CHARSET_ALIASES: Final = {
-    "utf8mb4": "utf-8",
-    "unicode-1-1-utf-7": "utf-7",
-    "x-sjis": "shift_jis",
-    "cp-850": "cp850",
-    "ks_c_5601-1987": "cp949",
-    "gb2312": "gb18030",
-    "gbk": "gb18030",
-    "iso-8859-8-i": "iso-8859-8",
-    "ansi_x3.110-1983": "latin-1",
-    "x-unknown": "utf-8",
-    "unknown-8bit": "utf-8",
-    "us-ascii": "utf-8",
-    "ascii": "utf-8",
-    "iso-8859-1": "cp1252",
-    "latin1": "cp1252",
-}
-"""Charset names of mail that Python does not know or knows as less than what is meant by them."""
+_FIELD: Final = re.compile(r"^([!-9;-~]++)[ \t]*+:[ \t]*+(.*+(?:\n[ \t].*+)*+)", re.MULTILINE)
+_CHARSET: Final = re.compile(r"charset\s*+=\s*+[\"']?([\w.:+-]{2,40})", re.IGNORECASE)
+_ENCODED_WORD: Final = re.compile(r"=\?([^?\s*]{1,80})(?:\*[^?\s]*)?\?([bBqQ])\?((?:(?!=\?[^=]|\?=)[^\n])*+)\?=")
+_PARAMETER: Final = re.compile(
+    r"""(?:;\s*+|(?<=\S)\s++)([^\s=;"]++)\s*+=\s*+"""
+    r"""(?:"((?:\\.|[^"\\])*+)"(?=\s*+(?:;|\Z|[\w*-]++=))|([^;]*+))""",
+    re.DOTALL,
+)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
+MAX_NUMBER_DIGITS: Final = 6
+"""Most digits of a continuation's number (RFC 2231) that are read."""
+
+Field = tuple[str, str]
+"""A header field: its name as written, and its value, raw but unfolded."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Headers:
-    """The fields of one part in order: pairs of name as written and raw, unfolded value as text."""
+    """The fields of one part in order; values are raw, unfolded text."""
 
-    fields: tuple[tuple[str, str], ...]
+    __slots__ = ("_by_name", "fields")
+
+    def __init__(self, fields: list[Field]) -> None:
+        self.fields = fields
+        self._by_name: dict[str, list[str]] = {}
+        for name, value in fields:
+            self._by_name.setdefault(name.lower(), []).append(value)
 
     def get(self, name: str) -> str:
-        """Raw value of the first field of that name (lower case), "" where there is none."""
-        return next((value for key, value in self.fields if key.lower() == name), "")
+        """Raw value of the first field of that name (lower case) that has one, "" where there is none."""
+        return next(filter(None, self._by_name.get(name, ())), "")
 
     def get_all(self, name: str) -> list[str]:
-        return [value for key, value in self.fields if key.lower() == name]
+        return self._by_name.get(name, [])
+
+    def names(self) -> list[str]:
+        """Lower-case names, each once, in order."""
+        return list(self._by_name)
 
 
-def decode_text(data: bytes, charset: str) -> str:
-    """``data`` as text: in its charset, else UTF-8, else Windows-1252. Never raises, never yields a lone surrogate."""
-    name = charset.strip().strip("\"'").lower()
-    for candidate in (CHARSET_ALIASES.get(name, name), "utf-8", "cp1252"):
-        try:
-            text = data.decode(candidate or "utf-8")
-        except (UnicodeDecodeError, LookupError, ValueError):
-            continue
-        # UTF-7 and others can bring lone surrogates, which JSON cannot carry.
-        return text.encode("utf-8", "replace").decode("utf-8")
-    return data.decode("latin-1")
+def parse_headers(block: bytes, *, resume_at: str = "") -> tuple[list[Field], int]:
+    """The fields of a header block, folded lines joined (RFC 5322 section 2.2.3), and where the block really ends.
+
+    A line among the fields that is none is passed over; lines after the last field are body whose blank line is
+    missing, so the second value, an offset into ``block`` or its length, tells where they begin. With ``resume_at``
+    only a field whose lower-case name begins so can follow a line that is none: text may well hold a colon.
+
+    A bare CR is white space: it ends neither a line nor a header, whatever a client let slip into a value.
+    """
+    try:
+        text = block.decode("utf-8")
+        raw = False
+    except UnicodeDecodeError:
+        text = block.decode("latin-1")
+        raw = True
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").removesuffix("\r")
+    fields: list[Field] = _FIELD.findall(text)
+    end = len(block)
+    folds = text.count("\n ") + text.count("\n\t")
+    if text.count("\n") + 1 != len(fields) + folds:
+        fields, end = _pass_over_junk(block, "latin-1" if raw else "utf-8", resume_at)
+    if raw:
+        # Raw 8-bit headers: UTF-8, or the charset that the message names, or Windows-1252.
+        named = _CHARSET.search(text)
+        charset = named[1] if named else ""
+        fields = [(name, _decode_raw(value.encode("latin-1"), charset)) for name, value in fields]
+    if folds or "\0" in text:
+        fields = [(name, value.replace("\n", "").replace("\0", "")) for name, value in fields]
+    return fields, end
 
 
-def parse_headers(block: bytes) -> Headers:
-    """The fields of a header block, folded lines joined (RFC 5322 section 2.2.3). A junk line is passed over."""
-    fields: list[tuple[str, str]] = []
-    parts: list[bytes] = []
-    name = ""
+def _decode_raw(value: bytes, charset: str) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return decode_text(value, charset)
 
-    def finish() -> None:
-        if name:
-            fields.append((name, decode_text(b"".join(parts), "utf-8").replace("\0", "").strip(" \t\r\n")))
 
-    for line in block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):
-        if line[:1] in (b" ", b"\t"):
-            if name and line.strip():
-                parts.append(line)
-            continue
-        key, colon, value = line.partition(b":")
-        key = key.rstrip(b" \t")
-        if colon and _FIELD_NAME.fullmatch(key):
-            finish()
-            name, parts = key.decode("ascii"), [value]
-    finish()
-    return Headers(fields=tuple(fields))
+def _pass_over_junk(block: bytes, codec: str, resume_at: str) -> tuple[list[Field], int]:
+    """``parse_headers``, line by line, for a block with lines that are no fields."""
+    fields: list[tuple[str, list[str]]] = []
+    in_junk = False
+    end = position = 0
+    for line in block.split(b"\n"):
+        text = line.rstrip(b"\r").decode(codec)
+        position += len(line) + 1
+        if text[:1] in (" ", "\t"):
+            if not in_junk:
+                end = position
+                if fields:
+                    fields[-1][1].append(text)
+        elif not text and not fields:
+            end = position
+        elif (match := _FIELD.match(text)) and not (in_junk and not match[1].lower().startswith(resume_at)):
+            fields.append((match[1], [match[2]]))
+            end, in_junk = position, False
+        else:
+            in_junk = True
+    if not block[end:].strip():
+        end = len(block)
+    return [(name, "".join(lines)) for name, lines in fields], min(end, len(block))
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line: line breaks and other control characters become single spaces."""
+    return text.strip() if text.isprintable() else _CONTROL.sub(" ", text).strip()
 
 
 def decode_words(value: str) -> str:
     """``value`` with its encoded words decoded; white space between two of them vanishes (RFC 2047 section 6.2)."""
     if "=?" not in value:
         return value
-    words: list[tuple[str, bytes]] = []
     out: list[str] = []
-
-    def flush() -> None:
-        # Adjacent words of one charset are decoded together: some programs split a character between them.
-        if words:
-            out.append(decode_text(b"".join(data for _, data in words), words[0][0]))
-            words.clear()
-
+    pending: list[bytes] = []
+    pending_charset = ""
     position = 0
-    joined = _BETWEEN_WORDS.sub(r"\1", value)
-    for match in _ENCODED_WORD.finditer(joined):
+    for match in _ENCODED_WORD.finditer(value):
         charset, encoding, text = match.groups()
-        if match.start() > position:
-            flush()
-            out.append(joined[position : match.start()])
-        if words and words[0][0].lower() != charset.lower():
-            flush()
-        words.append((charset, _word_bytes(encoding, text)))
+        between = value[position : match.start()]
+        joins = bool(pending) and not between.strip()
+        # Adjacent words of one charset are decoded together: some programs split a character between them.
+        if pending and not (joins and charset.lower() == pending_charset):
+            out.append(decode_text(b"".join(pending), pending_charset))
+            pending = []
+        if not joins:
+            out.append(between)
+        pending_charset = charset.lower()
+        pending.append(_word_bytes(encoding, text))
         position = match.end()
-    flush()
-    out.append(joined[position:])
+    if pending:
+        out.append(decode_text(b"".join(pending), pending_charset))
+    out.append(value[position:])
     return "".join(out)
 
 
 def _word_bytes(encoding: str, text: str) -> bytes:
     raw = text.encode("utf-8", "replace")
     if encoding in "qQ":
-        return quopri.decodestring(raw.replace(b"_", b" "), header=False)
-    try:
-        return base64.b64decode(raw + b"=" * (-len(raw) % 4))
-    except binascii.Error:
-        return raw
+        return binascii.a2b_qp(raw, header=True)
+    return decode_base64(raw)
 
 
 def parse_parameters(value: str) -> tuple[str, dict[str, str]]:
     """The main value in lower case and the parameters (RFC 2045, RFC 2231, and encoded words as seen in the wild)."""
-    main, _, _ = value.partition(";")
-    plain: dict[str, str] = {}
-    pieces: dict[str, dict[int, tuple[str, bool]]] = {}
-    for match in _PARAMETER.finditer(value):
-        key, raw = match[1].lower(), match[2].strip()
-        if raw.startswith('"') and raw.endswith('"') and len(raw) > 1:
-            raw = re.sub(r"\\(.)", r"\1", raw[1:-1])
-        if "*" not in key:
-            plain.setdefault(key, decode_words(raw))
-            continue
-        base, _, rest = key.partition("*")
-        encoded = rest == "" or rest.endswith("*")
-        number = rest.rstrip("*")
-        pieces.setdefault(base, {})[int(number) if number.isascii() and number.isdigit() else 0] = (raw, encoded)
-    for base, numbered in pieces.items():
-        charset, collected = "utf-8", []
-        for index, (number, (raw, encoded)) in enumerate(sorted(numbered.items())):
-            text = raw
-            if index == 0 and encoded and text.count("'") >= 2:
-                charset, _, text = text.split("'", 2)
-            collected.append(unquote_to_bytes(text) if encoded else text.encode("utf-8", "replace"))
-            del number
-        plain[base] = decode_text(b"".join(collected), charset)
-    return main.strip().lower(), plain
+    main, _, rest = value.partition(";")
+    words = main.split(None, 1)
+    if not rest and len(words) < 2:
+        return main.strip().strip("\"'").lower(), {}
+    if len(words) > 1 and "=" in words[1]:
+        # No semicolon after the type.
+        rest = f"{words[1]};{rest}"
+    parameters: dict[str, str] = {}
+    pieces: dict[str, list[tuple[int, str, bool]]] = {}
+    for key, quoted, unquoted in _PARAMETER.findall(f";{rest}"):
+        key = key.lower()
+        if quoted:
+            text = quoted.replace('\\"', '"').replace("\\\\", "\\") if "\\" in quoted else quoted
+        else:
+            text = unquoted.strip()
+            if text[:1] == '"':
+                text = text.removeprefix('"').removesuffix('"')
+        if "*" in key:
+            name, _, number = key.partition("*")
+            digits = number.rstrip("*")
+            encoded = number.endswith("*") or not digits
+            if len(digits) <= MAX_NUMBER_DIGITS:
+                index = int(digits) if digits.isascii() and digits.isdigit() else 0
+                pieces.setdefault(name, []).append((index, text, encoded))
+        elif key not in parameters:
+            parameters[key] = decode_words(text)
+    for name, numbered in pieces.items():
+        parameters[name] = _join_continuations(numbered)
+    return (words[0].strip("\"'").lower() if words else ""), parameters
+
+
+def _join_continuations(numbered: list[tuple[int, str, bool]]) -> str:
+    numbered.sort(key=lambda piece: piece[0])
+    charset = ""
+    first, encoded = numbered[0][1:]
+    if encoded and first.count("'") >= 2:
+        charset, _, first = first.split("'", 2)
+    texts = [(first, encoded), *(piece[1:] for piece in numbered[1:])]
+    data = b"".join(
+        unquote_to_bytes(text) if is_encoded else text.encode("utf-8", "replace") for text, is_encoded in texts
+    )
+    return decode_words(decode_text(data, charset or "utf-8"))

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import orjson
 
-from ingress.message.addresses import Mailbox, parse_addresses
-from ingress.message.control_headers import read_control
-from ingress.message.headers import Headers, decode_words
-from ingress.message.plain_text import to_html, unflow
+from ingress.message.addresses import Mailbox, display_name, parse_addresses, split_addresses
+from ingress.message.attachments import Attachment, read_attachment, utf16_length
+from ingress.message.contents import is_related, read_contents, to_body
+from ingress.message.control_headers import PREFIX, read_control
+from ingress.message.headers import Headers, decode_words, one_line
 from ingress.message.structure import Part, parse_structure
 from ingress.replies import Replies
 from shared.addresses import api_address, split_address
@@ -20,20 +21,28 @@ from shared.addresses import api_address, split_address
 MAX_SUBJECT: Final = 998
 MAX_HEADERS: Final = 50
 MAX_HEADER_VALUE: Final = 998
-MAX_FILENAME: Final = 255
-"""The API's limits, in characters."""
+"""The API's limits, in UTF-16 units: it counts as JavaScript does."""
 
 STANDARD_HEADERS: Final = frozenset(
     {
         *("from", "to", "cc", "bcc", "subject", "reply-to", "sender"),
-        *("date", "message-id", "mime-version", "return-path", "received", "delivered-to", "lines"),
+        *("date", "mime-version", "return-path", "received", "delivered-to", "lines"),
         *("dkim-signature", "domainkey-signature", "authentication-results", "received-spf", "return-receipt-to"),
     }
 )
 """Left out of ``headers``: they have fields of their own, or are made anew by who sends."""
 
-STANDARD_PREFIXES: Final = ("x-plunk-", "arc-", "resent-", "content-")
+STANDARD_PREFIXES: Final = (PREFIX, "arc-", "resent-", "content-")
 """Left out as well: the relay's own, traces of earlier ways, and what speaks of the body as it was."""
+
+SEPARATORS: Final = {"references": " ", "in-reply-to": " "}
+"""What joins the values of a header that occurs several times; a comma and a space where nothing else is said."""
+
+KEPT_FIRST: Final = ("message-id", "in-reply-to", "references", "list-", "auto-submitted", "precedence", "importance")
+"""Beginnings of names that are kept before others when there are more headers than the API takes."""
+
+_MESSAGE_ID: Final = re.compile(r"<[^<>\s]+>")
+_EMPTY_BODY: Final = "<div><br></div>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,205 +62,208 @@ class ParsedMessage:
     sender: str
     """The header From's first address, its domain in A-labels."""
     from_domains: tuple[str, ...]
-    """Domains of all addresses in header From, lower-case A-labels: each must be verified."""
+    """Domains of all addresses in headers From and Sender, lower-case A-labels: each must be verified."""
     message_id: str
     """The client's Message-ID, "" where there is none."""
     subject: str
     idempotency_key: str | None
     drop: bool
+    headers_left_out: tuple[str, ...] = ()
+    """Names of headers that are not passed on because the API's limits leave no room for them."""
     body: bytes = field(repr=False)
     """JSON of the API call."""
 
 
 def parse(raw: bytes, *, recipients: Sequence[str], limits: Limits = Limits()) -> ParsedMessage:
     """Reads a message for the envelope's ``recipients``; header Bcc counts for nothing. Raises ``SmtpError`` only."""
-    root = parse_structure(raw)
-    control = read_control(root.headers)
-    senders = [box for value in root.headers.get_all("from") for box in parse_addresses(value)]
-    sender, from_domains = _sender(senders)
-    subject = _subject(root.headers, required=control.template is None)
-    texts, files = _contents(root)
-    attachments = _attachments(files, limits)
-    body = _join(texts)
-    if not body.strip() and control.template is None:
+    parts = parse_structure(raw)
+    headers = parts[0].headers
+    control = read_control(headers)
+    senders = [box for value in headers.get_all("from") for box in parse_addresses(value)]
+    sender, from_domains = _sender(senders, headers)
+    subject = _subject(headers, required=control.template is None)
+    texts, files = read_contents(parts)
+    body = to_body(texts)
+    attachments = _attachments(files, body, limits)
+    if not body and control.template is None:
         if not attachments:
             raise Replies.BODY_MISSING.error()
         # A scanner's mail: files and no text. The API wants a body, so it gets an empty line.
-        body = "<div><br></div>"
+        body = _EMPTY_BODY
     fields: dict[str, Any] = {"from": sender}
     if senders[0].name:
         fields["name"] = senders[0].name
-    fields["to"] = _recipients(recipients, root.headers)
+    fields["to"] = _recipients(recipients, headers)
     if subject:
         fields["subject"] = subject
-    if body.strip():
+    if body:
         fields["body"] = body
-    if reply := _reply(root.headers):
+    if reply := _reply(headers):
         fields["reply"] = reply
-    if headers := _custom_headers(root.headers):
-        fields["headers"] = headers
-    if attachments:
-        fields["attachments"] = attachments
+    custom_headers, left_out = _custom_headers(headers)
+    if custom_headers:
+        fields["headers"] = custom_headers
     fields |= control.api_fields()
     return ParsedMessage(
         sender=sender,
         from_domains=from_domains,
-        message_id=_one_line(root.headers.get("message-id"))[:MAX_HEADER_VALUE],
+        message_id=one_line(headers.get("message-id"))[:MAX_HEADER_VALUE],
         subject=subject,
         idempotency_key=control.idempotency_key,
         drop=control.drop,
-        body=orjson.dumps(fields),
+        headers_left_out=tuple(left_out),
+        body=_json(fields, attachments),
     )
 
 
-def _sender(senders: list[Mailbox]) -> tuple[str, tuple[str, ...]]:
+def _json(fields: dict[str, Any], attachments: list[Attachment]) -> bytes:
+    if not attachments:
+        return orjson.dumps(fields)
+    pieces = [orjson.dumps(fields)[:-1]]
+    for attachment in attachments:
+        pieces.append(b',"attachments":[' if len(pieces) == 1 else b",")
+        pieces += attachment.json()
+    pieces.append(b"]}")
+    return b"".join(pieces)
+
+
+def _sender(senders: list[Mailbox], headers: Headers) -> tuple[str, tuple[str, ...]]:
     if not senders:
         raise Replies.FROM_MISSING.error()
     try:
-        domains = dict.fromkeys(split_address(box.address)[1] for box in senders)
-        return api_address(senders[0].address), tuple(domains)
+        domains = [split_address(box.address)[1] for box in senders]
+        sender = api_address(senders[0].address)
     except ValueError:
         raise Replies.FROM_MISSING.error() from None
+    for value in headers.get_all("sender"):
+        for box in parse_addresses(value):
+            try:
+                domain = split_address(box.address)[1]
+            except ValueError:
+                continue
+            # Programs write root@localhost and the like of their own accord; the header is not passed on.
+            if "." in domain:
+                domains.append(domain)
+    return sender, tuple(dict.fromkeys(domains))
 
 
 def _subject(headers: Headers, *, required: bool) -> str:
-    subject = _one_line(decode_words(headers.get("subject")))
+    subject = one_line(decode_words(headers.get("subject")))
     if not subject and required:
         raise Replies.SUBJECT_MISSING.error()
-    if len(subject) > MAX_SUBJECT:
+    if utf16_length(subject) > MAX_SUBJECT:
         raise Replies.SUBJECT_TOO_LONG.error(limit=MAX_SUBJECT)
     return subject
 
 
 def _recipients(recipients: Sequence[str], headers: Headers) -> list[Any]:
+    wanted = {recipient.lower() for recipient in recipients}
     names: dict[str, str] = {}
     for header in ("to", "cc"):
         for value in headers.get_all(header):
-            for box in parse_addresses(value):
-                if box.name and box.name.lower() != box.address.lower():
-                    names.setdefault(box.address.lower(), box.name)
+            if "<" not in value and "(" not in value:
+                # Addresses alone, be they a hundred thousand: there is no name to find.
+                continue
+            for name, address in split_addresses(value):
+                key = _folded(address)
+                if name and key in wanted and key not in names:
+                    shown = display_name(name)
+                    if shown and shown.lower() != address.lower():
+                        names[key] = shown
     return [
         {"name": names[address.lower()], "email": address} if address.lower() in names else address
         for address in recipients
     ]
 
 
-def _reply(headers: Headers) -> str | None:
-    for box in parse_addresses(headers.get("reply-to")):
+def _folded(address: str) -> str:
+    if not address.isascii():
         try:
-            return api_address(box.address)
+            local, domain = split_address(address)
         except ValueError:
-            continue
+            return address
+        address = f"{local}@{domain}"
+    return address.lower()
+
+
+def _reply(headers: Headers) -> str | None:
+    for value in headers.get_all("reply-to"):
+        for box in parse_addresses(value):
+            try:
+                return api_address(box.address)
+            except ValueError:
+                continue
     return None
 
 
-def _custom_headers(headers: Headers) -> dict[str, str]:
-    """Every header that is not standard, duplicates joined by a comma.
+def _custom_headers(headers: Headers) -> tuple[dict[str, str], list[str]]:
+    """Every header that is not standard, duplicates joined, and the names of those that the API's limits leave out.
 
-    Past the API's limits no mail is refused: the first 50 names are kept, a long References loses its oldest ids and
-    any other value over 998 characters is left out whole, since half a value may mean something else.
+    Past the limits no mail is refused. Of more than 50 names those go first that mail programs act upon
+    (``KEPT_FIRST``), then the others in order. A value over 998 characters is left out whole, since half a value may
+    mean something else; but References keeps its first id and the newest ones, as mail programs shorten it.
     """
-    kept: dict[str, str] = {}
+    values: dict[str, str] = {}
     spelled: dict[str, str] = {}
     for name, raw in headers.fields:
         key = name.lower()
-        value = _one_line(decode_words(raw))
-        if key in STANDARD_HEADERS or key.startswith(STANDARD_PREFIXES) or not value:
+        if key in STANDARD_HEADERS or key.startswith(STANDARD_PREFIXES):
             continue
-        if key in spelled:
-            kept[spelled[key]] += ", " + value
-        elif len(kept) < MAX_HEADERS:
+        value = one_line(decode_words(raw) if "=?" in raw else raw)
+        if not value:
+            continue
+        if key not in values:
             spelled[key] = name
-            kept[name] = value
-    for key, name in spelled.items():
-        if len(kept[name]) > MAX_HEADER_VALUE:
-            if key == "references":
-                kept[name] = kept[name][-MAX_HEADER_VALUE:].partition(" ")[2]
+            values[key] = value
+        elif key != "message-id":
+            values[key] += SEPARATORS.get(key, ", ") + value
+    left_out: list[str] = []
+    if "message-id" in values and not _MESSAGE_ID.fullmatch(values["message-id"]):
+        del values["message-id"]
+    for key, value in list(values.items()):
+        if len(value) * 2 > MAX_HEADER_VALUE and utf16_length(value) > MAX_HEADER_VALUE:
+            if key == "references" and (shortened := _shortened(value)):
+                values[key] = shortened
             else:
-                del kept[name]
-    return kept
+                left_out.append(spelled[key])
+                del values[key]
+    kept = list(values)
+    if len(kept) > MAX_HEADERS:
+        kept.sort(key=lambda key: not key.startswith(KEPT_FIRST))
+        left_out += [spelled[key] for key in kept[MAX_HEADERS:]]
+        del kept[MAX_HEADERS:]
+    return {spelled[key]: values[key] for key in kept}, left_out
 
 
-def _contents(part: Part) -> tuple[list[tuple[bool, str]], list[tuple[Part, bool]]]:
-    """Texts to be read, in order, as (is HTML, text), and files as (part, stands in a multipart/related)."""
-    if not part.children:
-        if part.is_attachment:
-            return [], [(part, False)]
-        text = part.text()
-        if part.content_type == "text/plain" and part.parameters.get("format", "").lower() == "flowed":
-            text = unflow(text, delete_space=part.parameters.get("delsp", "").lower() == "yes")
-        return ([(part.content_type == "text/html", text)] if text.strip() else []), []
-    read = [_contents(child) for child in part.children]
-    files = [
-        (file, related or part.content_type == "multipart/related") for _, found in read for file, related in found
-    ]
-    if part.content_type != "multipart/alternative":
-        return [text for texts, _ in read for text in texts], files
-    with_text = [texts for texts, _ in read if texts]
-    with_html = [texts for texts in with_text if any(is_html for is_html, _ in texts)]
-    return ((with_html or with_text or [[]])[-1], files)
+def _shortened(references: str) -> str:
+    """The first id and as many of the newest as there is room for; "" when there is room for none."""
+    first, *others = references.split()
+    room = MAX_HEADER_VALUE - utf16_length(first)
+    newest: list[str] = []
+    for other in reversed(others):
+        room -= utf16_length(other) + 1
+        if room < 0:
+            break
+        newest.append(other)
+    return " ".join([first, *reversed(newest)]) if newest else ""
 
 
-def _join(texts: list[tuple[bool, str]]) -> str:
-    return "\n".join(text if is_html else to_html(text) for is_html, text in texts)
-
-
-def _attachments(files: list[tuple[Part, bool]], limits: Limits) -> list[dict[str, str]]:
-    attachments: list[dict[str, str]] = []
-    for number, (part, related) in enumerate(files, start=1):
-        content = part.base64()
-        if not content:
-            # The API refuses an empty file; there is nothing in it to lose.
-            continue
-        attachment = {
-            "filename": _filename(part, number),
-            "content": content,
-            "contentType": _content_type(part),
-        }
-        if part.content_id and (related or part.disposition == "inline"):
-            attachment |= {"contentId": part.content_id, "disposition": "inline"}
-        attachments.append(attachment)
-    if len(attachments) > limits.max_attachments:
-        raise Replies.TOO_MANY_ATTACHMENTS.error(count=len(attachments), limit=limits.max_attachments)
-    size, allowed = sum(len(a["content"]) for a in attachments), limits.max_attachment_bytes * 4 // 3
+def _attachments(files: list[Part], body: str, limits: Limits) -> list[Attachment]:
+    if len(files) > limits.max_attachments:
+        # Empty files do not count; whether there are any is looked at only where it matters.
+        files = [part for part in files if part.data()]
+    if len(files) > limits.max_attachments:
+        raise Replies.TOO_MANY_ATTACHMENTS.error(count=len(files), limit=limits.max_attachments)
+    attachments = []
+    for number, part in enumerate(files, start=1):
+        content_id = part.content_id
+        inline = bool(content_id) and (part.disposition == "inline" or is_related(part) or f"cid:{content_id}" in body)
+        if attachment := read_attachment(part, number, inline=inline):
+            attachments.append(attachment)
+    size, allowed = sum(len(a.content) for a in attachments), limits.max_attachment_bytes * 4 // 3
     if size > allowed:
         raise Replies.ATTACHMENTS_TOO_LARGE.error(size=size, limit=allowed)
     return attachments
-
-
-_EXTENSIONS: Final = {
-    "message/rfc822": ".eml",
-    "text/calendar": ".ics",
-    "text/plain": ".txt",
-    "text/html": ".html",
-    "image/png": ".png",
-    "image/jpeg": ".jpg",
-    "image/gif": ".gif",
-    "application/pdf": ".pdf",
-    "message/delivery-status": ".txt",
-    "application/ms-tnef": ".dat",
-}
-
-
-def _filename(part: Part, number: int) -> str:
-    name = _one_line(part.filename.replace('"', "'").replace("\\", "/").rpartition("/")[2])
-    if len(name) > MAX_FILENAME:
-        stem, dot, extension = name.rpartition(".")
-        keep = f"{dot}{extension}" if dot and len(extension) <= 16 else ""
-        name = (stem if keep else name)[: MAX_FILENAME - len(keep)] + keep
-    return name or f"attachment-{number}{_EXTENSIONS.get(part.content_type, '')}"
-
-
-def _content_type(part: Part) -> str:
-    if part.content_type == "text/calendar":
-        extra = "".join(f"; {key}={part.parameters[key]}" for key in ("method", "charset") if key in part.parameters)
-        return _one_line(part.content_type + extra)[:MAX_FILENAME]
-    return _one_line(part.content_type)[:MAX_FILENAME] or "application/octet-stream"
-
-
-def _one_line(text: str) -> str:
-    """``text`` on one line: line breaks and other control characters become single spaces."""
-    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]+", " ", text).strip()
 
 
 __all__ = ["Limits", "ParsedMessage", "parse"]

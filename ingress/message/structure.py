@@ -1,187 +1,307 @@
-"""The MIME tree (RFC 2045, RFC 2046), read without recursion deeper than ``MAX_DEPTH`` and with bounded parts."""
+"""The MIME tree (RFC 2045, RFC 2046): one pass over the bytes with a stack of open boundaries, innermost first.
+
+Nothing here recurses, and every byte is looked at a bounded number of times, whatever the message says about itself.
+"""
 
 from __future__ import annotations
 
-import binascii
-import quopri
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Final
 
-import pybase64
-
-from ingress.message.headers import Headers, decode_text, parse_headers, parse_parameters
+from ingress.message.charsets import decode_text
+from ingress.message.headers import Field, Headers, parse_headers, parse_parameters
+from ingress.message.transfer_encodings import DECODERS, uuencoded_name
 from ingress.replies import Replies
 
 MAX_DEPTH: Final = 30
 MAX_PARTS: Final = 1000
 MAX_HEADER_BYTES: Final = 1024 * 1024
 MAX_HEADERS: Final = 2000
+MAX_BOUNDARY: Final = 200
+"""Longest boundary in bytes, dashes and white space included (RFC 2046 allows 70)."""
 
-_HEADER_END: Final = re.compile(rb"\r?\n\r?\n")
-_NOT_BASE64: Final = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="))
-_META_CHARSET: Final = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
+_HEADER_END: Final = re.compile(rb"\n\r*+\n")
+_DASHES: Final = re.compile(rb"\n--([^\n]*)")
+_BEFORE_HEADERS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:[ \t]*+\r?\n)*+(?=[!-9;-~]++[ \t]*+:)")
+_META_CHARSET: Final = re.compile(rb"<meta[^<>]{1,300}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
+_TOKEN: Final = re.compile(r"[a-z0-9_-]+")
+_BARE_CR: Final = re.compile(r"(?<!\r)\r++\n|\r")
+"""Several CRs before an LF are one line break: some programs turn CRLF into CRLF once too often."""
+_LOOKS_LIKE_HTML: Final = re.compile(rb"\s*<(?:!doctype html|html|head|body)\b", re.IGNORECASE)
 
 
-@dataclass(slots=True, kw_only=True)
 class Part:
-    """One MIME part. ``body`` is still transfer-encoded; ``children`` are those of a multipart."""
+    """One MIME part: its decoded headers, and where its body, still transfer-encoded, lies in the message."""
 
-    headers: Headers
-    content_type: str
-    """Lower case, ``text/plain`` where missing or unreadable."""
-    parameters: dict[str, str]
-    disposition: str
-    """``attachment``, ``inline`` or ""."""
-    disposition_parameters: dict[str, str]
-    body: bytes = field(repr=False)
-    children: list[Part] = field(default_factory=list)
+    __slots__ = (
+        "_raw",
+        "_text",
+        "children",
+        "content_type",
+        "disposition",
+        "disposition_parameters",
+        "encoding",
+        "end",
+        "headers",
+        "parameters",
+        "parent",
+        "start",
+    )
+
+    def __init__(self, raw: bytes, fields: list[Field], start: int, parent: Part | None) -> None:
+        self._raw = raw
+        self._text: str | None = None
+        self.headers = Headers(fields)
+        self.start = start
+        self.end = len(raw)
+        self.parent = parent
+        self.children: list[Part] = []
+        self.content_type, self.parameters = parse_parameters(self.headers.get("content-type"))
+        """Lower case, ``text/plain`` where missing or unreadable."""
+        if "/" not in self.content_type:
+            in_digest = parent is not None and parent.content_type == "multipart/digest"
+            self.content_type = "message/rfc822" if in_digest else "text/plain"
+        self.disposition, self.disposition_parameters = parse_parameters(self.headers.get("content-disposition"))
+        """``attachment``, ``inline``, "" or what else the part says."""
+        token = _TOKEN.search(self.headers.get("content-transfer-encoding").lower())
+        self.encoding = token[0] if token else ""
+        """Lower case, "" where missing."""
 
     @property
-    def encoding(self) -> str:
-        return self.headers.get("content-transfer-encoding").strip().lower()
+    def is_multipart(self) -> bool:
+        return self.content_type.startswith("multipart/")
+
+    @property
+    def body(self) -> bytes:
+        return self._raw[self.start : self.end]
 
     @property
     def content_id(self) -> str:
-        return re.sub(r"[<>\s]", "", self.headers.get("content-id"))
+        return re.sub(r"[<>\s\x00-\x1f\x7f]+", "", self.headers.get("content-id"))
 
     @property
     def filename(self) -> str:
-        return self.disposition_parameters.get("filename") or self.parameters.get("name") or ""
-
-    @property
-    def is_attachment(self) -> bool:
-        """Whether the part is a file rather than text to be read."""
-        if self.content_type not in ("text/plain", "text/html"):
-            return True
-        return self.disposition == "attachment" or bool(self.filename)
+        """The name as the sender wrote it, decoded, not yet cleaned; "" where there is none."""
+        name = self.disposition_parameters.get("filename") or self.parameters.get("name") or ""
+        if not name and DECODERS.get(self.encoding) is DECODERS["uuencode"]:
+            return decode_text(uuencoded_name(self.body), "")
+        return name
 
     def data(self) -> bytes:
         """The body, transfer-decoded; errors in the encoding lose as little as possible."""
-        if self.encoding == "base64":
-            return decode_base64(self.body)
-        if self.encoding == "quoted-printable":
-            return quopri.decodestring(self.body)
-        return self.body
-
-    def base64(self) -> str:
-        """The decoded body as base64; the sender's own base64 is used where it is sound."""
-        if self.encoding == "base64":
-            compact = self.body.translate(None, b"\r\n \t")
-            if len(compact) % 4 == 0 and not compact.translate(None, _NOT_BASE64_KEEP) and b"=" not in compact[:-2]:
-                return compact.decode("ascii")
-        return pybase64.b64encode_as_string(self.data())
+        decoder = DECODERS.get(self.encoding)
+        return decoder(self.body) if decoder else self.body
 
     def text(self) -> str:
-        """The decoded body as text: by its charset, an HTML page's own, UTF-8 or Windows-1252."""
-        data = self.data()
-        charset = self.parameters.get("charset", "")
-        if not charset and self.content_type == "text/html" and (found := _META_CHARSET.search(data[:4096])):
-            charset = found[1].decode("ascii", "replace")
-        text = decode_text(data, charset).removeprefix("\ufeff").replace("\0", "")
-        return text.replace("\r\n", "\n").replace("\r", "\n")
+        """The decoded body as text: by its charset, an HTML page's own, UTF-8 or Windows-1252; lines end in ``\\n``."""
+        if self._text is None:
+            data = self.data()
+            charset = self.parameters.get("charset", "")
+            if self.content_type == "text/html" and charset.lower() in ("", "us-ascii"):
+                # What comes first in a page speaks for it: a meta element past 4 KB is not looked for.
+                found = _META_CHARSET.search(data, 0, 4096)
+                charset = found[1].decode("ascii", "replace") if found else charset
+            if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                charset = "utf-16"
+            text = decode_text(data, charset).removeprefix("\ufeff")
+            if "\r" in text:
+                text = text.replace("\r\n", "\n")
+            if "\r" in text:
+                text = _BARE_CR.sub("\n", text)
+            self._text = text.replace("\0", "")
+        return self._text
 
 
-_NOT_BASE64_KEEP: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+def parse_structure(raw: bytes) -> list[Part]:
+    """The parts of a message in order, the message itself first; ``children`` and ``parent`` make them a tree.
+
+    Raises ``SmtpError`` 554 when it is nested too deep, or has too many parts or headers.
+    """
+    return _Reader(raw).read()
 
 
-def decode_base64(body: bytes) -> bytes:
-    """Bytes of a base64 body with junk, wrong or missing padding tolerated, as mail readers do."""
-    compact = body.translate(None, _NOT_BASE64).rstrip(b"=").replace(b"=", b"")
-    if len(compact) % 4 == 1:
-        compact = compact[:-1]
-    try:
-        return pybase64.b64decode(compact + b"=" * (-len(compact) % 4))
-    except binascii.Error:
-        return b""
+class _Reader:
+    """The state of one pass: the line of dashes that is next, and the multiparts that are open, outermost first."""
 
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._parts: list[Part] = []
+        self._lines: Iterator[re.Match[bytes]] = iter(())
+        self._line: re.Match[bytes] | None = None
+        self._open: list[_Multipart] = []
+        # The multiparts of _open by boundary: a delimiter belongs to the innermost that is not closed yet.
+        self._running: dict[bytes, list[_Multipart]] = {}
+        self._closed: dict[bytes, list[_Multipart]] = {}
 
-def parse_structure(raw: bytes) -> Part:
-    """The tree of a message. Raises ``SmtpError`` 554 when it is too deep, has too many parts or too long headers."""
-    count = 0
-
-    def read(block: bytes, depth: int, default: str) -> Part:
-        nonlocal count
-        count += 1
-        if count > MAX_PARTS:
-            raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"more than {MAX_PARTS} parts")
-        if depth > MAX_DEPTH:
-            raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"parts nested more than {MAX_DEPTH} deep")
-        head, body = _split_head(block)
-        headers = parse_headers(head)
-        if len(headers.fields) > MAX_HEADERS:
-            raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"more than {MAX_HEADERS} headers")
-        content_type, parameters = parse_parameters(headers.get("content-type"))
-        if "/" not in content_type:
-            content_type = default
-        disposition, disposition_parameters = parse_parameters(headers.get("content-disposition"))
-        part = Part(
-            headers=headers,
-            content_type=content_type,
-            parameters=parameters,
-            disposition=disposition,
-            disposition_parameters=disposition_parameters,
-            body=body,
-        )
-        if content_type.startswith("multipart/"):
-            child_default = "message/rfc822" if content_type == "multipart/digest" else "text/plain"
-            blocks = _split_multipart(body, parameters.get("boundary", ""))
-            part.children = [read(child, depth + 1, child_default) for child in blocks]
-            if not part.children:
+    def read(self) -> list[Part]:
+        raw = self._raw
+        before = _BEFORE_HEADERS.match(raw)
+        start = before.end() if before else 0
+        head = _HEADER_END.search(raw, start, start + MAX_HEADER_BYTES)
+        if head is None and len(raw) - start > MAX_HEADER_BYTES:
+            raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"headers longer than {MAX_HEADER_BYTES} bytes")
+        end, body = (head.start(), head.end()) if head else (len(raw), len(raw))
+        dashes = _DASHES.search(raw, start, end)
+        if dashes and self._declares(start, dashes):
+            end, body = self._before(dashes.start()), dashes.start() + 1
+        part = self._add_with_head(start, end, body, None)
+        if part.is_multipart:
+            # The first delimiter may follow the blank line at once.
+            self._lines = _DASHES.finditer(raw, max(0, part.start - 1))
+            self._advance()
+            self._push(part)
+            self._read_multiparts(part)
+        for part in self._parts:
+            if part.is_multipart and not part.children:
                 # No boundary, or one that never comes: its text must not vanish.
-                part.content_type = "text/plain"
+                part.content_type = "text/html" if _LOOKS_LIKE_HTML.match(raw, part.start) else "text/plain"
+        return self._parts
+
+    def _advance(self) -> None:
+        self._line = next(self._lines, None)
+
+    def _read_multiparts(self, current: Part | None) -> None:
+        """``current`` is the part whose body, or preamble, is being read; None in an epilogue."""
+        while (line := self._line) is not None:
+            self._advance()
+            multipart, closes = self._whose(line)
+            if multipart is None:
+                if not self._adopt(line, current):
+                    continue
+                multipart = self._open[-1]
+            if closes and not multipart.part.children:
+                # It closes what never began; what stands around it is text.
+                continue
+            end = self._before(line.start())
+            if current is not None:
+                current.end = max(current.start, end)
+            while self._open[-1] is not multipart:
+                inner = self._open.pop()
+                inner.part.end = max(inner.part.start, end)
+                self._forget(inner)
+            if closes:
+                self._close(multipart)
+                current = None
+            else:
+                if multipart.closed:
+                    # Parts after the closing delimiter: it came too early.
+                    self._reopen(multipart)
+                current = self._child(multipart.part, line.end())
+                if current.is_multipart:
+                    self._push(current)
+
+    def _whose(self, line: re.Match[bytes]) -> tuple[_Multipart | None, bool]:
+        """The multipart whose delimiter a line is, None when it is text, and whether it is the closing one."""
+        if line.end() - line.start() > MAX_BOUNDARY:
+            return None, False
+        boundary = line[1].rstrip()
+        if found := self._running.get(boundary) or self._closed.get(boundary):
+            return found[-1], False
+        if boundary.endswith(b"--") and (found := self._running.get(boundary[:-2])):
+            return found[-1], True
+        return None, False
+
+    def _adopt(self, line: re.Match[bytes], current: Part | None) -> bool:
+        """Take a line for the delimiter of a multipart that has found none of its own, if MIME headers follow it."""
+        multipart = self._open[-1]
+        boundary = line[1].rstrip()
+        if current is not multipart.part or current.children or not boundary or len(boundary) > MAX_BOUNDARY:
+            return False
+        if self._raw[line.end() + 1 : line.end() + 9].lower() != b"content-":
+            return False
+        multipart.boundaries.append(boundary)
+        self._running.setdefault(boundary, []).append(multipart)
+        return True
+
+    def _push(self, part: Part) -> None:
+        if len(self._open) >= MAX_DEPTH:
+            raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"parts nested more than {MAX_DEPTH} deep")
+        boundary = part.parameters.get("boundary", "").rstrip().encode("utf-8", "replace")
+        multipart = _Multipart(part, [boundary] if boundary else [])
+        self._open.append(multipart)
+        for boundary in multipart.boundaries:
+            self._running.setdefault(boundary, []).append(multipart)
+
+    def _close(self, multipart: _Multipart) -> None:
+        self._forget(multipart)
+        multipart.closed = True
+        for boundary in multipart.boundaries:
+            self._closed.setdefault(boundary, []).append(multipart)
+
+    def _reopen(self, multipart: _Multipart) -> None:
+        self._forget(multipart)
+        multipart.closed = False
+        for boundary in multipart.boundaries:
+            self._running.setdefault(boundary, []).append(multipart)
+
+    def _forget(self, multipart: _Multipart) -> None:
+        table = self._closed if multipart.closed else self._running
+        for boundary in multipart.boundaries:
+            table[boundary].remove(multipart)
+
+    def _child(self, parent: Part, position: int) -> Part:
+        """The part whose headers begin after the line break at ``position``.
+
+        They end at a blank line, or at the next delimiter where there is no blank line; each byte is searched once.
+        """
+        raw = self._raw
+        limit = position + MAX_HEADER_BYTES
+        start = min(position + 1, len(raw))
+        first = True
+        while True:
+            line = self._line
+            stop = line.start() + 1 if line is not None else len(raw)
+            head = _HEADER_END.search(raw, position, min(stop, limit))
+            if head is not None:
+                return self._add_with_head(start, head.start(), head.end(), parent)
+            if stop > limit:
+                raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"headers longer than {MAX_HEADER_BYTES} bytes")
+            if line is None:
+                return self._add_with_head(start, stop, stop, parent)
+            if self._whose(line)[0] is not None or (first and self._declares(start, line)):
+                end = max(start, self._before(line.start()))
+                return self._add_with_head(start, end, end, parent)
+            position, first = line.start(), False
+            self._advance()
+
+    def _declares(self, start: int, line: re.Match[bytes]) -> bool:
+        """Whether the headers from ``start`` on name the boundary in ``line``, which then ends them."""
+        boundary = line[1].rstrip()
+        if not 0 < len(boundary) <= MAX_BOUNDARY:
+            return False
+        head = self._raw[start : line.start()]
+        return boundary in head and b"boundary" in head.lower()
+
+    def _add_with_head(self, start: int, head_end: int, body: int, parent: Part | None) -> Part:
+        """A part whose headers lie between ``start`` and ``head_end``; ``body`` is where its text begins."""
+        if start >= head_end:
+            return self._add([], body, parent)
+        fields, length = parse_headers(self._raw[start:head_end], resume_at="" if parent is None else "content-")
+        return self._add(fields, body if start + length >= head_end else start + length, parent)
+
+    def _add(self, fields: list[Field], start: int, parent: Part | None) -> Part:
+        if len(fields) > MAX_HEADERS:
+            raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"more than {MAX_HEADERS} headers")
+        if len(self._parts) >= MAX_PARTS:
+            raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"more than {MAX_PARTS} parts")
+        part = Part(self._raw, fields, start, parent)
+        self._parts.append(part)
+        if parent is not None:
+            parent.children.append(part)
         return part
 
-    return read(raw, 0, "text/plain")
+    def _before(self, position: int) -> int:
+        """Where the line break at ``position`` begins: it belongs to the delimiter (RFC 2046 section 5.1.1)."""
+        return position - 1 if position and self._raw[position - 1] == 0x0D else position
 
 
-def _split_head(block: bytes) -> tuple[bytes, bytes]:
-    start = 0
-    # A BOM or empty lines before the first header.
-    if block.startswith(b"\xef\xbb\xbf"):
-        start = 3
-    if block[start : start + 2] == b"\r\n" or block[start : start + 1] == b"\n":
-        stripped = block[start:].lstrip(b"\r\n")
-        first = stripped.partition(b"\n")[0]
-        if start == 0 and not re.match(rb"[\x21-\x39\x3b-\x7e]+[ \t]*:", first):
-            return b"", block[2 if block.startswith(b"\r\n") else 1 :]
-        block, start = stripped, 0
-    found = _HEADER_END.search(block, start, start + MAX_HEADER_BYTES)
-    if found:
-        return block[start : found.start()], block[found.end() :]
-    if len(block) - start > MAX_HEADER_BYTES:
-        raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"headers longer than {MAX_HEADER_BYTES} bytes")
-    return block[start:], b""
+class _Multipart:
+    """A multipart that is on the stack: its part, the boundaries it goes by, and whether its closing one has come."""
 
+    __slots__ = ("boundaries", "closed", "part")
 
-def _split_multipart(body: bytes, boundary: str) -> list[bytes]:
-    """The blocks between the boundary's lines; preamble and epilogue are left out, a missing last line is forgiven."""
-    if not boundary:
-        return []
-    delimiter = b"--" + boundary.encode("utf-8")
-    blocks: list[bytes] = []
-    start: int | None = None
-    found = body.find(delimiter)
-    while found >= 0:
-        after = found + len(delimiter)
-        newline = body.find(b"\n", after)
-        line_end = len(body) if newline < 0 else newline
-        rest = body[after : min(line_end, after + 100)].strip(b" \t\r")
-        # The delimiter is a whole line, or it is text that happens to begin like one.
-        if (found == 0 or body[found - 1 : found] == b"\n") and rest in (b"", b"--"):
-            if start is not None:
-                blocks.append(body[start : max(start, _before_newline(body, found))])
-            start = None if rest or newline < 0 else newline + 1
-            if rest:
-                break
-        found = body.find(delimiter, after)
-    if start is not None:
-        blocks.append(body[start:])
-    return blocks
-
-
-def _before_newline(body: bytes, position: int) -> int:
-    """Where the line break before ``position`` begins: it belongs to the delimiter (RFC 2046 section 5.1.1)."""
-    if body[position - 2 : position] == b"\r\n":
-        return position - 2
-    return position - 1
+    def __init__(self, part: Part, boundaries: list[bytes]) -> None:
+        self.part = part
+        self.boundaries = boundaries
+        self.closed = False

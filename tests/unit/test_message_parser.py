@@ -166,7 +166,7 @@ def test_files_and_no_text_are_a_scanners_mail() -> None:
 def test_custom_headers_are_kept_and_standard_ones_are_not() -> None:
     long = "y" * 999
     body = fields(HEAD + f"X-A: 1\nX-A: 2\nMessage-ID: <m@x>\nReceived: r\nX-Long: {long}\nIn-Reply-To: <p@x>\n\nt\n")
-    assert body["headers"] == {"X-A": "1, 2", "In-Reply-To": "<p@x>"}
+    assert body["headers"] == {"X-A": "1, 2", "Message-ID": "<m@x>", "In-Reply-To": "<p@x>"}
 
 
 def test_more_than_50_headers_lose_no_mail() -> None:

@@ -1,0 +1,114 @@
+"""Attachments: names and types cleaned to what the API takes, contents as base64, and their JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+import pybase64
+
+from ingress.message.headers import one_line
+from ingress.message.structure import Part
+
+MAX_FILENAME: Final = 255
+MAX_CONTENT_TYPE: Final = 255
+MAX_CONTENT_ID: Final = 998
+"""The API's limits, in UTF-16 units: it counts as JavaScript does."""
+
+MAX_EXTENSION: Final = 16
+"""Longest extension, dot included, that a shortened file name keeps."""
+
+EXTENSIONS: Final = {
+    "application/ms-tnef": ".dat",
+    "application/pdf": ".pdf",
+    "image/gif": ".gif",
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "message/delivery-status": ".txt",
+    "message/rfc822": ".eml",
+    "text/calendar": ".ics",
+    "text/csv": ".csv",
+    "text/html": ".html",
+    "text/plain": ".txt",
+    "text/rfc822-headers": ".txt",
+    "text/vcard": ".vcf",
+    "text/x-vcard": ".vcf",
+}
+"""For parts without a name."""
+
+
+_TYPE: Final = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+", re.ASCII)
+_VALUE: Final = re.compile(r"[\w!#$%&'*+.^`{|}~:-]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """One file of the message, as the API takes it."""
+
+    filename: str
+    content_type: str
+    content_id: str
+    """"" for a file that the text does not show."""
+    content: bytes
+    """Base64, never empty."""
+
+    def json(self) -> Iterator[bytes]:
+        """The attachment's JSON in pieces. Base64 needs no escaping, so megabytes of it go in as they are."""
+        fields = {"filename": self.filename, "contentType": self.content_type}
+        if self.content_id:
+            fields |= {"contentId": self.content_id, "disposition": "inline"}
+        yield orjson.dumps(fields)[:-1]
+        yield b',"content":"'
+        yield self.content
+        yield b'"}'
+
+
+def read_attachment(part: Part, number: int, *, inline: bool) -> Attachment | None:
+    """``part`` as the ``number``-th file (from 1); None for an empty one, which the API does not take."""
+    content = pybase64.b64encode(part.data())
+    if not content:
+        return None
+    return Attachment(
+        filename=_filename(part, number),
+        content_type=_content_type(part),
+        content_id=part.content_id if inline and utf16_length(part.content_id) <= MAX_CONTENT_ID else "",
+        content=content,
+    )
+
+
+def utf16_length(text: str) -> int:
+    """Length of ``text`` as JavaScript counts it."""
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "replace")) // 2
+
+
+def cut(text: str, limit: int) -> str:
+    """The longest beginning of ``text`` within ``limit`` UTF-16 units."""
+    text = text[:limit]
+    while (over := utf16_length(text) - limit) > 0:
+        text = text[: -max(1, over // 2)]
+    return text
+
+
+def _filename(part: Part, number: int) -> str:
+    name = one_line(part.filename).replace('"', "'").replace("\\", "/").rstrip("/").rpartition("/")[2].strip()
+    if utf16_length(name) > MAX_FILENAME:
+        stem, dot, extension = name.rpartition(".")
+        keep = f".{extension}" if dot and utf16_length(extension) < MAX_EXTENSION else ""
+        name = cut(stem if keep else name, MAX_FILENAME - utf16_length(keep)) + keep
+    return name or f"attachment-{number}{EXTENSIONS.get(part.content_type, '')}"
+
+
+def _content_type(part: Part) -> str:
+    """The type; a text keeps its charset, and an invitation its method, without which it is only a file."""
+    content_type = part.content_type
+    if not _TYPE.fullmatch(content_type) or len(content_type) > MAX_CONTENT_TYPE:
+        return "application/octet-stream"
+    if content_type.startswith("text/"):
+        for key in ("method", "charset") if content_type == "text/calendar" else ("charset",):
+            value = part.parameters.get(key, "")
+            if _VALUE.fullmatch(value) and len(content_type) + len(value) < MAX_CONTENT_TYPE - 10:
+                content_type += f"; {key}={value}"
+    return content_type

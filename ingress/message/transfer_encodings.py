@@ -1,0 +1,106 @@
+"""Content transfer encodings (RFC 2045 section 6, uuencode): errors in them lose as little as possible."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Callable
+from typing import Final
+
+import pybase64
+
+CHUNK: Final = 1024 * 1024
+"""Bytes that one C call works on: no other thread runs meanwhile."""
+
+_WHITE: Final = b"\r\n \t"
+_NOT_BASE64: Final = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
+_BASE64_LINE: Final = re.compile(rb"[ \t]*([A-Za-z0-9+/]+=*)[ \t\r]*")
+_TRAILING_WHITE: Final = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
+_UU_BEGIN: Final = re.compile(rb"^begin(?:-base64)? [0-7]{3,4} ?([^\r\n]*)\r?\n", re.MULTILINE)
+
+
+def decode_base64(body: bytes) -> bytes:
+    """Bytes of a base64 body; junk is passed over, padding may be wrong, missing, or stand between several pieces."""
+    padding = body.find(b"=")
+    if padding < 0 or not body[padding:].strip(b"=\r\n \t\0"):
+        return _decode_piece(body)
+    pieces = [_decode_piece(body[:padding])]
+    # What follows padding is a further piece; a line that cannot be base64 is a footer that some list server added.
+    for line in body[padding:].lstrip(b"=\r\n \t").split(b"\n"):
+        if _BASE64_LINE.fullmatch(line):
+            pieces.append(line.strip())
+    return pieces[0] + b"".join(_decode_piece(piece) for piece in _joined(pieces[1:]))
+
+
+def _joined(lines: list[bytes]) -> list[bytes]:
+    """``lines`` cut anew into pieces that each end in padding."""
+    return re.findall(rb"[^=]+=*", b"".join(lines))
+
+
+def _decode_piece(piece: bytes) -> bytes:
+    try:
+        return pybase64.b64decode(piece)
+    except binascii.Error:
+        compact = piece.translate(None, _NOT_BASE64)
+        if len(compact) % 4 == 1:
+            compact = compact[:-1]
+        return pybase64.b64decode(compact + b"=" * (-len(compact) % 4))
+
+
+def decode_quoted_printable(body: bytes) -> bytes:
+    """Bytes of a quoted-printable body; white space that transport added at the ends of lines is taken off."""
+    pieces = []
+    position, end = 0, len(body)
+    while position < end:
+        stop = position + CHUNK
+        if stop < end:
+            stop = body.rfind(b"\n", position, stop) + 1 or end
+        piece = body[position:stop]
+        if b" \r\n" in piece or b" \n" in piece or b"\t\r\n" in piece or b"\t\n" in piece:
+            piece = _TRAILING_WHITE.sub(b"", piece)
+        pieces.append(binascii.a2b_qp(piece))
+        position = stop
+    return b"".join(pieces)
+
+
+def decode_uuencoded(body: bytes) -> bytes:
+    """Bytes of the first uuencoded file in ``body``; the body as it is where there is none."""
+    begin = _UU_BEGIN.search(body)
+    if begin is None:
+        return body
+    pieces = []
+    for line in body[begin.end() :].split(b"\n"):
+        line = line.rstrip(b"\r")
+        if line == b"end":
+            break
+        if not line:
+            continue
+        try:
+            pieces.append(binascii.a2b_uu(line))
+        except binascii.Error:
+            # Some encoders write a wrong length or lose trailing spaces: what the length byte promises is taken.
+            needed = (((line[0] - 32) & 63) * 4 + 5) // 3
+            try:
+                pieces.append(binascii.a2b_uu(line[:needed].ljust(needed)))
+            except binascii.Error:
+                continue
+    return b"".join(pieces)
+
+
+def uuencoded_name(body: bytes) -> bytes:
+    """The file name of the first uuencoded file in ``body``, b"" where there is none."""
+    begin = _UU_BEGIN.search(body)
+    return begin[1].strip() if begin else b""
+
+
+DECODERS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "base64": decode_base64,
+    "quoted-printable": decode_quoted_printable,
+    "quotedprintable": decode_quoted_printable,
+    "quoted_printable": decode_quoted_printable,
+    "x-uuencode": decode_uuencoded,
+    "x-uue": decode_uuencoded,
+    "uuencode": decode_uuencoded,
+    "uue": decode_uuencoded,
+}
+"""By the name in Content-Transfer-Encoding, lower case; any other (7bit, 8bit, binary) leaves the body alone."""
