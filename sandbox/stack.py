@@ -126,7 +126,11 @@ class Role:
 
 
 class Stack:
-    """All servers of a full relay. ``start`` brings them up in order, ``stop`` down in the reverse order."""
+    """All servers of a full relay. ``start`` brings them up in order, ``stop`` down in the reverse order.
+
+    With ``services``, another stack's Redis, PostgreSQL and API are used, which stay that stack's to start and stop;
+    give QUEUE_NAME then.
+    """
 
     def __init__(
         self,
@@ -135,13 +139,19 @@ class Stack:
         tls: bool = True,
         workers: int = 1,
         preferred_ports: Mapping[str, int] | None = None,
+        services: Stack | None = None,
         **settings: str,
     ) -> None:
         ports = preferred_ports or {}
+        directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.redis = RedisServer(directory / "redis", port=ports.get("redis", 0))
-        self.postgres = PostgresServer(directory / "postgres", port=ports.get("postgres", 0))
-        self.api = PlunkApiServer(directory / "api", self.postgres.url, port=ports.get("api", 0))
+        self._owns_services = services is None
+        if services is None:
+            self.redis = RedisServer(directory / "redis", port=ports.get("redis", 0))
+            self.postgres = PostgresServer(directory / "postgres", port=ports.get("postgres", 0))
+            self.api = PlunkApiServer(directory / "api", self.postgres.url, port=ports.get("api", 0))
+        else:
+            self.redis, self.postgres, self.api = services.redis, services.postgres, services.api
         self.port_submission = free_port(ports.get("submission", 0))
         self.port_secure = free_port(ports.get("secure", 0))
         self.certificates = directory / "certs"
@@ -161,6 +171,7 @@ class Stack:
             "AUTH_ALLOW_LIST": "127.0.0.0/8",
             **settings,
         }
+        self.queue_name = self.environ.get("QUEUE_NAME", "plunk-smtp")
         self.ingress = Role("ingress", directory, self.environ)
         self.forwarder = Role("forwarder", directory, self.environ, "--workers", str(workers))
 
@@ -185,14 +196,15 @@ class Stack:
     def stop(self) -> None:
         for process in (self.ingress.process, self.forwarder.process):
             process.stop()
-        self.api.stop()
-        self.postgres.stop()
-        self.redis.stop()
+        if self._owns_services:
+            self.api.stop()
+            self.postgres.stop()
+            self.redis.stop()
 
     def queued(self) -> int:
         """Messages that were accepted and are neither sent nor dead."""
         with self.redis.client() as client:
-            return int(cast(int, client.zcard("plunk-smtp:messages")))
+            return int(cast(int, client.zcard(f"{self.queue_name}:messages")))
 
     def add_project(
         self,

@@ -28,7 +28,10 @@ BURST: Final = 50.0
 
 @dataclass(slots=True)
 class Fault:
-    """One kind of trouble, for ``times`` requests (-1 = until cleared) of the scope send, preflight or all."""
+    """One kind of trouble, for ``times`` requests (-1 = until cleared) of the scope send, preflight or all.
+
+    With ``subject``, only for calls whose subject begins so.
+    """
 
     kind: str
     """``status``, ``drop`` (before the work), ``drop_after``, ``status_after``, ``hang`` (before), or ``latency``
@@ -39,6 +42,7 @@ class Fault:
     seconds: float = 0.0
     retry_after: int | None = None
     message: str = "Something went wrong"
+    subject: str = ""
 
 
 @dataclass(slots=True)
@@ -100,7 +104,7 @@ def make_app(database_url: str, *, records: Path | None = None) -> Starlette:
         is_preflight = isinstance(body, dict) and body.get("to") == []
         state.requests += 1
         state.preflights += is_preflight
-        fault = _next_fault(state, "preflight" if is_preflight else "send")
+        fault = _next_fault(state, "preflight" if is_preflight else "send", _subject(body))
         if fault and fault.kind == "hang":
             await asyncio.sleep(fault.seconds or 3600)
         if fault and fault.kind == "drop":
@@ -303,9 +307,14 @@ def _spend_token(state: State, project_id: str) -> dict[str, str]:
     return {"RateLimit-Limit": "50", "RateLimit-Remaining": str(remaining), "RateLimit-Reset": str(reset)}
 
 
-def _next_fault(state: State, scope: str) -> Fault | None:
+def _subject(body: Any) -> str:
+    subject = body.get("subject") if isinstance(body, dict) else None
+    return subject if isinstance(subject, str) else ""
+
+
+def _next_fault(state: State, scope: str, subject: str) -> Fault | None:
     for fault in list(state.faults):
-        if fault.scope in (scope, "all"):
+        if fault.scope in (scope, "all") and subject.startswith(fault.subject):
             if fault.times > 0:
                 fault.times -= 1
                 if fault.times == 0:

@@ -1,0 +1,78 @@
+"""Servers that all fault tests share, and the table of what came of each fault at the end of the run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+
+from sandbox.stack import Stack
+from tests.support.books import Row, settle, table
+
+ROWS = pytest.StashKey[list[Row]]()
+
+Settle = Callable[..., Row]
+MakeRelay = Callable[..., Stack]
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Redis, PostgreSQL and the stand-in API, started once; a test that breaks one mends it."""
+    stack = Stack(tmp_path_factory.mktemp("services"), tls=False)
+    try:
+        stack.start_services()
+        yield stack
+    finally:
+        stack.stop()
+
+
+@pytest.fixture
+def make_relay(services: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeRelay]:
+    """Makes relays, each with a queue and ports of its own, over the shared services; nothing is started yet."""
+    services.api.reset()
+    made: list[Stack] = []
+
+    def make(**settings: str) -> Stack:
+        made.append(fresh_relay(services, tmp_path_factory, **settings))
+        return made[-1]
+
+    yield make
+    for stack in made:
+        stack.stop()
+
+
+@pytest.fixture
+def bench(make_relay: MakeRelay) -> Stack:
+    """One relay over the shared services."""
+    return make_relay()
+
+
+_numbers = itertools.count(1)
+
+
+def fresh_relay(services: Stack, factory: pytest.TempPathFactory, *, workers: int = 1, **settings: str) -> Stack:
+    """A relay over ``services`` with a queue, ports and logs of its own."""
+    name = f"q{next(_numbers)}"
+    return Stack(
+        factory.mktemp(name), tls=False, workers=workers, services=services, **{"QUEUE_NAME": name, **settings}
+    )
+
+
+@pytest.fixture
+def books(pytestconfig: pytest.Config) -> Settle:
+    """``books(fault, stack, subjects)``: wait, balance, assert, and keep the row for the table."""
+
+    def keep(fault: str, stack: Stack, subjects: Iterable[str], *, prefix: str = "", within: float = 60) -> Row:
+        row = settle(fault, stack, subjects, prefix=prefix, within=within)
+        pytestconfig.stash.setdefault(ROWS, []).append(row)
+        return row
+
+    return keep
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if rows := config.stash.get(ROWS, []):
+        terminalreporter.section("faults: nothing lost, nothing twice")
+        for line in table(rows):
+            terminalreporter.line(line)

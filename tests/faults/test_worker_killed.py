@@ -1,0 +1,200 @@
+"""SIGKILL at every instant of a message's way through the forwarder: all arrive, none twice, within a minute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import pytest
+
+from sandbox.processes import wait_until
+from sandbox.stack import Stack
+from shared.message_store import MessageStore
+from tests.faults.conftest import Settle, fresh_relay
+from tests.support.kill_switch import Instant, KillSwitch
+from tests.support.mail import queued_message
+
+JOBS: Final = 4
+MESSAGES_PER_JOB: Final = 3
+
+Arrange = Callable[[Stack, MessageStore, str], list[str]]
+"""Puts mail into a relay's store, with subjects that begin with a prefix; returns the subjects."""
+
+
+def accepted(_: Stack, store: MessageStore, prefix: str) -> list[str]:
+    """Jobs as the ingress leaves them."""
+    subjects = []
+    for job in range(JOBS):
+        batch = [queued_message(f"{prefix}{job}.{number}") for number in range(MESSAGES_PER_JOB)]
+        store.accept(batch)
+        subjects += [message.subject for message in batch]
+    return subjects
+
+
+def accepted_while_the_api_defers(stack: Stack, store: MessageStore, prefix: str) -> list[str]:
+    """The same, and the API puts three of them off."""
+    stack.api.fail("status", status=408, times=3, subject=prefix)
+    return accepted(stack, store, prefix)
+
+
+def accepted_while_the_api_works(stack: Stack, store: MessageStore, prefix: str) -> list[str]:
+    """The same, and the API takes a second over the first four."""
+    stack.api.fail("latency", seconds=1, times=4, subject=prefix)
+    return accepted(stack, store, prefix)
+
+
+def due_retries(_: Stack, store: MessageStore, prefix: str) -> list[str]:
+    """Messages whose next attempt is due: nothing but the promotion brings them on."""
+    batch = [queued_message(f"{prefix}{number}") for number in range(MESSAGES_PER_JOB)]
+    job_id = store.accept(batch)
+    store.redis.lrem(store.queue.key, 1, job_id)
+    for message in batch:
+        moved = store.schedule_retry(
+            message.id, job_id=job_id, due=time.time(), attempts=1, generation=1, answer={"message": "down"}
+        )
+        assert moved
+    return [message.subject for message in batch]
+
+
+def lost_by_their_job(_: Stack, store: MessageStore, prefix: str) -> list[str]:
+    """Messages whose job is gone: nothing but the sweep brings them on."""
+    batch = [queued_message(f"{prefix}{number}") for number in range(MESSAGES_PER_JOB)]
+    store.redis.lrem(store.queue.key, 1, store.accept(batch))
+    return [message.subject for message in batch]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """One row: who dies where, with which mail in the store."""
+
+    instant: Instant
+    arrange: Arrange = accepted
+    workers: int = 1
+    victims: int = 1
+    kills_parent: bool = False
+    """The forwarder's parent dies: the platform starts it again."""
+
+
+def instant(name: str, function: str, when: str, call: int = 1) -> Instant:
+    module, _, function = function.partition(":")
+    return Instant(name=name, module=module, function=function, when=when, call=call)  # type: ignore[arg-type]
+
+
+_POPPED = instant(
+    "after the pop, before the job", "forwarder.worker:ForwarderWorker.dequeue_job_and_maintain_ttl", "after"
+)
+_MID_REQUEST = instant(
+    "mid-request: asked, not answered", "urllib3.connection:HTTPConnection.getresponse", "before", call=2
+)
+_ANSWERED = instant("after the API's 200, before the bookkeeping", "shared.plunk_api:PlunkApi.send", "after", call=2)
+_DELETED = instant("after the sent were deleted", "shared.message_store:MessageStore.delete", "after")
+
+KILLS: Final = (
+    # With a single worker, the one that dies is all of them.
+    Kill(instant=_POPPED),
+    Kill(instant=instant("after RQ wrote the execution", "rq.worker.base:BaseWorker.prepare_execution", "after")),
+    Kill(instant=instant("after RQ wrote that it began", "rq.worker.base:BaseWorker.prepare_job_execution", "after")),
+    Kill(instant=instant("before the first sign of life", "shared.message_store:MessageStore.lease", "before")),
+    Kill(instant=instant("before the first request", "shared.plunk_api:PlunkApi.send", "before")),
+    Kill(instant=_MID_REQUEST, arrange=accepted_while_the_api_works),
+    Kill(instant=_ANSWERED),
+    Kill(instant=instant("before the sent are deleted", "shared.message_store:MessageStore.delete", "before")),
+    Kill(instant=_DELETED),
+    Kill(
+        instant=instant("before a retry is written", "shared.message_store:MessageStore.schedule_retry", "before"),
+        arrange=accepted_while_the_api_defers,
+    ),
+    Kill(
+        instant=instant("after a retry was written", "shared.message_store:MessageStore.schedule_retry", "after"),
+        arrange=accepted_while_the_api_defers,
+    ),
+    Kill(instant=instant("before the lease ends", "shared.message_store:MessageStore.end_lease", "before")),
+    Kill(instant=instant("after the lease ended", "shared.message_store:MessageStore.end_lease", "after")),
+    Kill(instant=instant("before RQ writes success", "rq.worker.base:BaseWorker.handle_job_success", "before")),
+    Kill(instant=instant("after RQ wrote success", "rq.worker.base:BaseWorker.handle_job_success", "after")),
+    # One of two, the other lives on; then both.
+    Kill(instant=_POPPED, workers=2),
+    Kill(instant=_ANSWERED, workers=2),
+    Kill(instant=_ANSWERED, workers=2, victims=2),
+    Kill(instant=_MID_REQUEST, arrange=accepted_while_the_api_works, workers=2, victims=2),
+    # The parent's own work.
+    Kill(
+        instant=instant("before due retries get a job", "shared.message_store:MessageStore._give_to_job", "before"),
+        arrange=due_retries,
+        kills_parent=True,
+    ),
+    Kill(
+        instant=instant("with due retries' job prepared", "shared.message_store:MessageStore._enqueue", "after"),
+        arrange=due_retries,
+        kills_parent=True,
+    ),
+    Kill(
+        instant=instant("after due retries got a job", "shared.message_store:MessageStore.promote_due", "after", 1),
+        arrange=due_retries,
+        kills_parent=True,
+    ),
+    Kill(
+        instant=instant("when its sweep found the lost", "shared.message_store:MessageStore.orphans", "after", call=4),
+        arrange=lost_by_their_job,
+        kills_parent=True,
+    ),
+    Kill(
+        instant=instant("with the lost ones' job prepared", "shared.message_store:MessageStore._enqueue", "after"),
+        arrange=lost_by_their_job,
+        kills_parent=True,
+    ),
+)
+
+
+def label(kill: Kill) -> str:
+    if kill.kills_parent:
+        return f"Forwarder's parent killed {kill.instant.name}"
+    who = {(1, 1): "All workers", (2, 1): "One worker of two", (2, 2): "Both workers"}[kill.workers, kill.victims]
+    return f"{who} killed {kill.instant.name}"
+
+
+@dataclass(slots=True)
+class Run:
+    """A kill under way: with a queue and a forwarder of its own."""
+
+    kill: Kill
+    stack: Stack
+    switch: KillSwitch
+    prefix: str
+    subjects: list[str] = field(default_factory=list)
+
+    def start(self) -> None:
+        with self.stack.redis.client() as client:
+            self.subjects = self.kill.arrange(self.stack, MessageStore(client, self.stack.queue_name), self.prefix)
+        self.stack.forwarder.process.start()
+
+
+@pytest.fixture(scope="module")
+def runs(services: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+    """All kills at once: what takes time is the waiting until the lost are found, so they wait side by side."""
+    services.api.reset()
+    begun: dict[str, Run] = {}
+    try:
+        for number, kill in enumerate(KILLS):
+            switch = KillSwitch(kill.instant, tmp_path_factory.mktemp("switch") / "tokens", kill.victims)
+            stack = fresh_relay(services, tmp_path_factory, workers=kill.workers, **switch.environ)
+            begun[label(kill)] = Run(kill=kill, stack=stack, switch=switch, prefix=f"kill{number}-")
+        for run in begun.values():
+            run.start()
+        yield begun
+    finally:
+        for run in begun.values():
+            run.stack.stop()
+
+
+@pytest.mark.parametrize("kill", KILLS, ids=label)
+def test_a_kill_loses_nothing_and_sends_nothing_twice(runs: dict[str, Run], kill: Kill, books: Settle) -> None:
+    run = runs[label(kill)]
+    wait_until(lambda: run.switch.is_spent, timeout=60, what=f"the kill {kill.instant.name}", poll=0.1)
+    if kill.kills_parent:
+        wait_until(lambda: not run.stack.forwarder.process.is_running(), timeout=10, what="the parent's end")
+        run.stack.forwarder.process.start()
+    books(label(kill), run.stack, run.subjects, prefix=run.prefix)
+    run.stack.forwarder.process.stop()
