@@ -66,6 +66,7 @@ def books(pytestconfig: pytest.Config) -> Settle:
     def keep(fault: str, stack: Stack, subjects: Iterable[str], *, prefix: str = "", within: float = 60) -> Row:
         row = settle(fault, stack, subjects, prefix=prefix, within=within)
         pytestconfig.stash.setdefault(ROWS, []).append(row)
+        assert row.is_balanced, row
         return row
 
     return keep

@@ -12,7 +12,11 @@ from shared.queued_message import QueuedMessage, new_message_id
 
 
 def queued_message(
-    subject: str, *, project_id: str = DEMO_PROJECT, recipients: Sequence[str] = ("b@x.example",)
+    subject: str,
+    *,
+    project_id: str = DEMO_PROJECT,
+    recipients: Sequence[str] = ("b@x.example",),
+    accepted_at: float | None = None,
 ) -> QueuedMessage:
     """A message as the ingress would hand it over: the API takes it and sends it."""
     body = {"from": "a@example.com", "to": list(recipients), "subject": subject, "body": "<p>Text</p>"}
@@ -22,7 +26,7 @@ def queued_message(
         sender="a@example.com",
         recipients=tuple(recipients),
         envelope_from="a@example.com",
-        accepted_at=time.time(),
+        accepted_at=time.time() if accepted_at is None else accepted_at,
         body=orjson.dumps(body),
         subject=subject,
     )
