@@ -1,0 +1,45 @@
+"""Every message of the corpus becomes the API's call, or the refusal, that lies beside it."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from ingress.message import parse
+from sandbox.plunk_api.schema import complaints
+from tests.support.corpus import FOLDER, load, names, outcome
+
+NAMES = names()
+KNOWN = {
+    *(
+        "alternative-with-amp",
+        "alternative-with-enriched-text",
+        "body-with-a-name",
+        "boundary-not-quoted-with-a-comment",
+    ),
+    *("boundary-shared-by-nested-parts", "digest", "image-in-mixed-that-the-html-shows", "part-without-blank-line"),
+    *("javamail-files", "ruby-mail-html"),
+}
+"""What the parser does not do yet."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.xfail(n in KNOWN, reason="not done yet", strict=False)) for n in NAMES]
+)
+def test_a_message_becomes_what_is_expected(name: str) -> None:
+    example = load(name)
+    found = outcome(example.raw, example.recipients)
+    if example.refusal:
+        assert found == example.refusal
+        return
+    assert isinstance(found, dict), found
+    assert complaints(orjson.loads(parse(example.raw, recipients=example.recipients).body)) == []
+    assert found["call"] == example.expected["call"]
+    assert {key: found[key] for key in example.expected} == example.expected
+
+
+def test_the_corpus_is_whole() -> None:
+    assert len(NAMES) >= 150
+    beside = {path.stem for pattern in ("*.json", "*.refusal") for path in FOLDER.glob(pattern)}
+    assert beside == set(NAMES)
+    assert not [name for name in NAMES if (FOLDER / f"{name}.json").exists() and (FOLDER / f"{name}.refusal").exists()]
