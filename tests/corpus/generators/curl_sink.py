@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 out, work = sys.argv[1:]
 server = socket.create_server(("127.0.0.1", 0))
@@ -24,7 +25,7 @@ def serve():
             data = b""
             while (line := lines.readline()) != b".\r\n":
                 data += line[1:] if line.startswith(b".") else line
-            open(out, "wb").write(data)
+            Path(out).write_bytes(data)
             say("250 ok")
         elif verb == b"QUIT":
             say("221 bye")
