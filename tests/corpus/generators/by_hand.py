@@ -129,7 +129,10 @@ Content-Transfer-Encoding: base64
         "name": "Zoë",
         "to": [{"name": "Jürgen Groß", "email": "bob@x.example"}],
         "subject": "Grüße mit Bild",
-        "headers": {"User-Agent": "Mozilla Thunderbird"},
+        "headers": {
+            "Message-ID": "<c1b7f8a2-0000-4000-8000-000000000001@example.com>",
+            "User-Agent": "Mozilla Thunderbird",
+        },
         "body": "<!DOCTYPE html>\n<html><body><p>Schöne Grüße <b>fett</b></p>\n"
         '<img src="cid:part1.AbC@example.com" alt=""></body></html>',
         "attachments": [file("logo.png", PNG, "image/png", "part1.AbC@example.com"), file("Übersicht.pdf", PDF)],
@@ -215,6 +218,7 @@ Content-Transfer-Encoding: base64
         "headers": {
             "Thread-Topic": "Figures",
             "Thread-Index": "AdsABCD+EFGHIJKLMNOPQRSTUVWXYZ==",
+            "Message-ID": "<AM0PR0000001.eurprd01.prod.outlook.com>",
             "References": "<A@example.com>",
             "In-Reply-To": "<A@example.com>",
             "Accept-Language": "en-US",
@@ -338,7 +342,7 @@ Content-Type: text/html;
         "from": "zoe@example.com",
         "name": "Zoe",
         "subject": "Two texts around a file",
-        "headers": {"X-Mailer": "Apple Mail (2.3774.600.62)"},
+        "headers": {"Message-Id": "<A1@example.com>", "X-Mailer": "Apple Mail (2.3774.600.62)"},
         "body": "<html><body>Before</body></html>\n<html><body>After</body></html>",
         "attachments": [file("plan b.pdf", PDF)],
     },
@@ -431,6 +435,7 @@ X-Attachment-Id: f_m3xyz0
         "name": "Alice",
         "to": [{"name": "Bob", "email": "bob@x.example"}],
         "subject": "Vertrag",
+        "headers": {"Message-ID": "<CAAbc+123@mail.example.com>"},
         "body": '<div dir="ltr">Anbei der Vertrag für Köln.</div>',
         "attachments": [file("Vertrag für Köln.pdf", PDF)],
     },
@@ -646,7 +651,7 @@ Content-Type: message/rfc822
         "from": "MAILER-DAEMON@example.com",
         "name": "Mail Delivery System",
         "subject": "Undelivered Mail Returned to Sender",
-        "headers": {"Auto-Submitted": "auto-replied"},
+        "headers": {"Auto-Submitted": "auto-replied", "Message-Id": "<20261124.4Xk9@mail.example.com>"},
         "body": div(
             "This is the mail system at host mail.example.com.<br>\n<br>\n"
             "&lt;nobody@y.example&gt;: host y.example said: 550 5.1.1 User unknown"
@@ -706,7 +711,7 @@ Content-Type: text/rfc822-headers
         "body": div("An abuse report."),
         "attachments": [
             file("attachment-1", ARF, "message/feedback-report"),
-            file("attachment-2", HEADERS_ONLY, "text/rfc822-headers"),
+            file("attachment-2.txt", HEADERS_ONLY, "text/rfc822-headers"),
         ],
     },
 )
@@ -861,7 +866,8 @@ tail
 good(
     "boundary-parameter-missing",
     MIME + "Content-Type: multipart/mixed\n\n--x\nContent-Type: text/plain\n\nHello\n--x--\n",
-    {"body": div("--x<br>\nContent-Type: text/plain<br>\n<br>\nHello<br>\n--x--")},
+    # A line of dashes with MIME headers behind it is a boundary, whatever the message forgot to say.
+    {"body": div("Hello")},
 )
 good(
     "boundary-never-comes",
@@ -896,8 +902,13 @@ good(
 good(
     "preamble-and-epilogue",
     MIME
-    + "Content-Type: multipart/mixed; boundary=A\n\nThis is a preamble for old programs.\n--B\n--A\n\ntext\n--A--\nEpilogue\n--A\n\nno part\n",
+    + "Content-Type: multipart/mixed; boundary=A\n\nThis is a preamble for old programs.\n--B\n--A\n\ntext\n--A--\nEpilogue\n--B--\n",
     {"body": div("text")},
+)
+good(
+    "parts-after-the-closing-boundary",
+    MIME + "Content-Type: multipart/mixed; boundary=A\n\n--A\n\ntext\n--A--\nEpilogue\n--A\n\nnot lost\n--A--\n",
+    {"body": div("text") + "\n" + div("not lost")},
 )
 good(
     "part-without-blank-line",
@@ -1090,7 +1101,7 @@ Content-Disposition: inline; filename=page.html
     {
         "body": div("See the files."),
         "attachments": [
-            file("notes.txt", "Größe: 3", "text/plain"),
+            file("notes.txt", "Größe: 3", "text/plain; charset=utf-8"),
             file("page.html", "<p>page</p>", "text/html"),
         ],
     },

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import base64
+import email
+import email.policy
 import hashlib
 import json
 import re
@@ -60,13 +62,36 @@ def differences(name: str, call: dict, case: dict) -> list[str]:
             (mine.get("contentId"), mine.get("disposition", "attachment")),
             (cid, "inline" if cid else "attachment"),
         )
+    # Every header of the message that is not of these must be there, value by value.
+    with (FOLDER / f"{name}.eml").open("rb") as stream:
+        written = email.message_from_binary_file(stream, policy=email.policy.default)
+    fields = {"from", "to", "cc", "subject", "reply-to", "date", "mime-version"}
+    kept = {key.lower() for key in written} - fields
+    same(
+        "header names",
+        {key.lower() for key in call.get("headers", {})},
+        {k for k in kept if not k.startswith("content-")},
+    )
+    same(
+        "Message-ID",
+        next((v for k, v in call.get("headers", {}).items() if k.lower() == "message-id"), None),
+        written.get("Message-ID") and str(written["Message-ID"]).strip(),
+    )
     headers = {key.lower(): value for key, value in call.get("headers", {}).items()}
     for key, value in case.get("headers", {}).items():
         same(f"header {key}", headers.get(key.lower()), value)
     return found
 
 
+LIBRARIES = {
+    *("django", "dotnet", "email-mime", "email-stuffer", "emailjs", "emails", "flask-mail", "javamail", "mime-entity"),
+    *("mime-lite", "mimetext", "nodemailer", "nodemailer-base64", "phpmailer", "phpmailer-8bit", "phpmailer-qp"),
+    *("python-email", "python-email-8bit", "python-email-utf8", "python-mime", "redmail", "ruby-mail"),
+    *("swiftmailer", "symfony"),
+}
+
 for path in sorted(FOLDER.glob("*.json")):
     library, _, kind = path.stem.rpartition("-")
-    if kind in CASES and library not in ("mutt", "s-nail", "swaks", "nmh"):
-        print(*differences(path.stem, json.loads(path.read_text("utf-8"))["call"], CASES[kind]), sep="\n", end="\n")
+    if kind in CASES and library in LIBRARIES:
+        for difference in differences(path.stem, json.loads(path.read_text("utf-8"))["call"], CASES[kind]):
+            print(difference)
