@@ -32,15 +32,19 @@ COMMAND_LINE: Final = 2048
 """Longest command line in bytes: 512 of RFC 5321 and what the extensions add to MAIL and RCPT."""
 
 AUTH_LINE: Final = 12_288
-"""Longest line of an AUTH exchange in bytes (RFC 4954 section 4.5.1)."""
+"""Longest line of an AUTH exchange in bytes (RFC 4954 section 4)."""
 
 MAX_ERRORS: Final = 20
 """Refused commands without an accepted message between them, after which a connection is closed."""
 
 MAX_IDLE_COMMANDS: Final = 100
-"""Commands that lead to no message (NOOP, RSET, EHLO …), without one between them, after which it is closed."""
+"""Commands that lead to no message (NOOP, EHLO …), without one between them, after which it is closed."""
 
-IDLE_COMMANDS: Final = frozenset({b"NOOP", b"RSET", b"EHLO", b"HELO", b"HELP", b"VRFY"})
+IDLE_COMMANDS: Final = frozenset({b"NOOP", b"EHLO", b"HELO", b"HELP", b"VRFY"})
+"""RSET is none: it must not close a connection (RFC 5321 section 4.1.1.5)."""
+
+FAIR_SHARE: Final = 50
+"""Commands of one connection after which the others have their turn, however many it has pipelined."""
 
 MAX_OVERSHOOT: Final = 1000
 """Recipients past MAX_RECIPIENTS that one transaction may try: a smarthost pipelines more and sends them again."""
@@ -75,6 +79,7 @@ class SmtpSession(SMTP):
         self._auth_failures = 0
         self._errors = 0
         self._idle_commands = 0
+        self._served = 0
         self._overshoot = 0
         self._main: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -242,11 +247,18 @@ class SmtpSession(SMTP):
                 raise Replies.COMMAND_UNKNOWN.error()
             if command.upper() in IDLE_COMMANDS:
                 self._idle_commands += 1
+            self._served += 1
+            if self._served % FAIR_SHARE == 0:
+                await asyncio.sleep(0)
             await handler(argument.decode("utf-8", "surrogateescape").strip())
         except LineTooLong:
             self._refuse(Replies.COMMAND_TOO_LONG.value)
-        except BareNewline:
+        except BareNewline as error:
             self._refuse(Replies.COMMAND_BARE_NEWLINE.value)
+            if error.ambiguous:
+                # What follows the LF may be an argument to one reader and a command to another: it is neither here.
+                self._close()
+                return
         except SmtpError as error:
             self._refuse(error.reply)
         except ClientGone:

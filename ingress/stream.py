@@ -23,7 +23,11 @@ class LineTooLong(Exception):
 
 
 class BareNewline(Exception):
-    """A command held a bare CR, a bare LF or a NUL."""
+    """A command held a bare CR, a bare LF or a NUL. ``ambiguous``: a LF, so that where it ends is open to dispute."""
+
+    def __init__(self, *, ambiguous: bool) -> None:
+        super().__init__()
+        self.ambiguous = ambiguous
 
 
 class DataTooLarge(Exception):
@@ -96,8 +100,10 @@ class ByteStream:
         self._unpause()
         if len(line) > limit:
             raise LineTooLong
-        if not line.endswith(b"\r\n") or b"\r" in line[:-2] or b"\0" in line:
-            raise BareNewline
+        if not line.endswith(b"\r\n"):
+            raise BareNewline(ambiguous=True)
+        if b"\r" in line[:-2] or b"\0" in line:
+            raise BareNewline(ambiguous=False)
         return line[:-2]
 
     async def read_data(self, limit: int, *, reserve: Callable[[int], bool]) -> bytes:

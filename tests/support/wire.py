@@ -10,10 +10,12 @@ from sandbox.stack import DEMO_SECRET
 
 
 class Wire:
-    """One plain connection; ``greeting`` is the server's first reply."""
+    """One connection, of TLS from its first byte with ``tls``; ``greeting`` is the server's first reply."""
 
-    def __init__(self, port: int, *, read_greeting: bool = True) -> None:
+    def __init__(self, port: int, *, read_greeting: bool = True, tls: ssl.SSLContext | None = None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self._file = self.socket.makefile("rb")
         self.greeting = self.reply() if read_greeting else ""
 
@@ -63,6 +65,7 @@ class Wire:
         return self._file.readline() == b""
 
     def close(self) -> None:
+        self._file.close()
         self.socket.close()
 
     def __enter__(self) -> Wire:

@@ -112,8 +112,9 @@ async def test_stuffed_dots_do_not_count_for_the_size() -> None:
 @pytest.mark.parametrize("line", [b"NO\rOP\r\n", b"NOOP\n", b"NO\0OP\r\n", b"\n", b"NOOP\r\r\n"], ids=repr)
 async def test_bare_newlines_in_commands_are_refused(line: bytes) -> None:
     made = stream(line + b"NEXT\r\n")
-    with pytest.raises(BareNewline):
+    with pytest.raises(BareNewline) as caught:
         await made.read_line(100)
+    assert caught.value.ambiguous == (b"\r\n" not in line)
     assert await made.read_line(100) == b"NEXT"
 
 
