@@ -1,4 +1,4 @@
-"""The session against hostile input: smuggling, injection, bounds, floods, and what clients are told of our troubles."""
+"""The session against hostile input: smuggling, injection, bounds, floods, and what clients hear of our troubles."""
 
 from __future__ import annotations
 
