@@ -18,7 +18,7 @@ from forwarder.batch import BatchForwarder, install
 from forwarder.housekeeping import Housekeeping
 from forwarder.secrets import Secrets
 from forwarder.sender import Sender
-from forwarder.worker import ForwarderWorker
+from forwarder.worker import ForwarderWorker, run_for_ever
 from shared.checks import check_api, check_database, check_redis, print_checks
 from shared.log import configure, get_logger
 from shared.message_store import MessageStore
@@ -100,7 +100,7 @@ def worker(settings: Settings) -> None:
     """One worker process: started by the parent."""
     connection = connect(settings.redis_url, connections=settings.forward_concurrency + 8)
     store = MessageStore(connection, settings.queue_name)
-    rq_worker = ForwarderWorker(store.queue)
+    stop = threading.Event()
     install(
         BatchForwarder(
             store,
@@ -110,23 +110,21 @@ def worker(settings: Settings) -> None:
                 timeout=settings.forward_timeout,
                 on_ambiguous=settings.on_ambiguous,
             ),
+            batch_size=settings.batch_size,
             concurrency=settings.forward_concurrency,
             lifetime=settings.message_lifetime,
-            is_stopping=lambda: rq_worker.is_stopping,
+            is_stopping=stop.is_set,
         )
     )
-    parent = os.getppid()
-    threading.Thread(target=_end_with_parent, args=(parent, rq_worker), daemon=True).start()
-    rq_worker.work(logging_level="WARNING")
-    # RQ leaves its loop in the same way for a stop and for lost Redis; only the first was asked for.
-    sys.exit(0 if rq_worker.is_stopping else 1)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(), stop), daemon=True).start()
+    run_for_ever(store.queue, stop)
 
 
-def _end_with_parent(parent: int, rq_worker: ForwarderWorker) -> None:
+def _end_with_parent(parent: int, stop: threading.Event) -> None:
     """A worker whose parent was killed has nobody to stop it: it ends by itself between two jobs."""
     while os.getppid() == parent:
         time.sleep(1)
-    rq_worker.request_stop(0, None)
+    stop.set()
 
 
 def _store(settings: Settings) -> MessageStore:
@@ -144,16 +142,19 @@ def status(settings: Settings, verify: bool) -> None:
         workers = ForwarderWorker.count(queue=store.queue)
         oldest = "none" if depth.oldest_accepted_at is None else f"{time.time() - depth.oldest_accepted_at:.0f} s old"
         click.echo(f"waiting       {depth.waiting}")
+        click.echo(f"being sent    {depth.sending}")
         click.echo(f"retries       {depth.retries}")
         click.echo(f"oldest        {oldest}")
         click.echo(f"workers       {workers}")
         click.echo(f"dead letters  {depth.dead}")
         if verify:
-            mistakes = store.verify()
-            for mistake in mistakes:
+            audit = store.verify()
+            for mistake in audit.mistakes:
                 click.echo(mistake, err=True)
-            click.echo("verified      " + ("every message is in exactly one place" if not mistakes else "FAILED"))
-            sys.exit(1 if mistakes else 0)
+            total = sum(audit.counts.values())
+            found = f"{total} messages, every one in exactly one place" if not audit.mistakes else "FAILED"
+            click.echo(f"verified      {found}")
+            sys.exit(1 if audit.mistakes else 0)
     except redis.RedisError as error:
         raise click.ClickException(f"Redis does not answer: {type(error).__name__}") from error
 
@@ -214,9 +215,7 @@ def failed_retry(settings: Settings, message_ids: tuple[str, ...], everything: b
     """Queue dead letters again."""
     store = _store(settings)
     chosen = _chosen(store, message_ids, everything=everything, project=project, reason=reason)
-    for start in range(0, len(chosen), settings.batch_size):
-        store.requeue(chosen[start : start + settings.batch_size])
-    click.echo(f"{len(chosen)} queued again")
+    click.echo(f"{store.requeue(chosen)} queued again")
 
 
 @failed.command("discard")
@@ -250,10 +249,11 @@ def _dead(store: MessageStore) -> list[StoredMessage]:
     ids = store.dead_ids()
     found: list[StoredMessage] = []
     for start in range(0, len(ids), LIST_CHUNK):
-        try:
-            found += [stored for stored in store.load(ids[start : start + LIST_CHUNK]) if stored is not None]
-        except CodecError as error:
-            click.echo(str(error), err=True)
+        for stored in store.load(ids[start : start + LIST_CHUNK]):
+            if isinstance(stored, CodecError):
+                click.echo(str(stored), err=True)
+            elif stored is not None:
+                found.append(stored)
     return found
 
 

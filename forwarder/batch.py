@@ -1,99 +1,154 @@
-"""One RQ job: a batch of messages that go out at the same time, each with its own verdict."""
+"""One RQ job: a turn in which messages of all lanes go out at the same time, each with its own verdict."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, Protocol
 
+import redis
 from rq import get_current_job
 
 from forwarder.next_step import Action, Step, next_step
 from forwarder.sender import Outcome, Sender
 from shared.log import get_logger
-from shared.message_store import MessageStore
+from shared.message_store import LEASE_SECONDS, MessageStore
 from shared.metrics import DELIVERY_SECONDS, VERDICTS
-from shared.queued_message import State, StoredMessage
+from shared.plunk_api import RateLimit
+from shared.queued_message import CodecError, QueuedMessage, StoredMessage
+from shared.verdict import Verdict
 
 START_SECONDS: Final = 10.0
-"""Seconds into a job within which calls are begun; what is left is given back. One request more is < JOB_TIMEOUT."""
+"""Seconds into a job within which calls are begun. One request more is < JOB_TIMEOUT."""
 
-LEASE_SECONDS: Final = 10.0
-"""How long a job counts as alive after its worker's last sign; a sign is given three times as often."""
+LOOK_SECONDS: Final = 0.2
+"""While calls are under way and hands are free, how often a job looks for messages that came meanwhile."""
 
-PARK_PACE: Final = 20.0
-"""Messages a second at which a rate-limited project's messages come back: the API's own default rate."""
+DEFAULT_RATE: Final = 20.0
+"""Messages a second of a project whose rate limit does not say its rate: the API's own default."""
 
 FLUSH_AT: Final = 20
-"""Sent messages that are forgotten in one transaction."""
+"""Sent messages that are forgotten in one step."""
+
+UNREADABLE_SECONDS: Final = 900.0
+"""Seconds until a message that this release cannot read is looked at again: a newer release may have queued it."""
 
 log = get_logger(__name__)
 
 
+class Aftermath(Protocol):
+    """What a dead letter brings about besides itself."""
+
+    def event(self, stored: StoredMessage, *, attempts: int, answer: dict[str, Any]) -> bytes:
+        """The notification for the webhook, b"" for none."""
+        ...
+
+    def notice(self, stored: StoredMessage, *, attempts: int, answer: dict[str, Any]) -> QueuedMessage | None:
+        """The non-delivery notice, None for none."""
+        ...
+
+
 class BatchForwarder:
-    """Forwards batches for one worker process."""
+    """Forwards messages for one worker process."""
 
     def __init__(
         self,
         store: MessageStore,
         sender: Sender,
         *,
+        batch_size: int,
         concurrency: int,
         lifetime: float,
+        aftermath: Aftermath | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
         self._sender = sender
+        self._batch_size = batch_size
         self._concurrency = concurrency
         self._lifetime = lifetime
+        self._aftermath = aftermath
         self._is_stopping = is_stopping
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="forward")
+        self._sent: dict[str, None] = {}
+        """Ids that the API took and the store still holds, in order."""
+        self._job_id: str | None = None
+        threading.Thread(target=self._keep_lease, name="lease", daemon=True).start()
 
-    def forward(self, message_ids: Sequence[str], *, job_id: str) -> None:
-        """Forward what is there of ``message_ids`` and still belongs to this job. Raises ``redis.RedisError``."""
+    def forward(self, *, job_id: str) -> int:
+        """Forward what waits until nothing does or the turn is over; how many went out. Raises ``redis.RedisError``."""
         with self._lease(job_id):
-            loaded = [stored for stored in self._store.load(message_ids) if stored is not None]
-            # A message that a sweep has given to another job meanwhile is that job's to send.
-            mine = [stored for stored in loaded if stored.state is State.WAITING and stored.job_id == job_id]
-            ready = self._park_paused(mine)
-            left = self._send_all(ready)
-            self._store.requeue([stored.message.id for stored in left], only=State.WAITING)
+            self._forget()
+            turn = _Turn()
+            try:
+                self._work_off(turn, job_id)
+            finally:
+                # When Redis failed in the middle, calls are still under way.
+                for future in wait(turn.running).done:
+                    if judged_sent(future.result()):
+                        self._sent[turn.running[future].message.id] = None
+                self._forget()
+            self._store.give_back([stored.message.id for stored in turn.queue], job_id=job_id)
+        return turn.count
 
-    def _send_all(self, ready: list[StoredMessage]) -> list[StoredMessage]:
-        """Send, at most ``concurrency`` at a time; returns those that were not begun."""
+    def _forget(self) -> None:
+        """Delete what went out. While Redis cannot, this process remembers, and sends none of it again."""
+        if self._sent:
+            self._store.delete(self._sent)
+            self._sent.clear()
+
+    def _work_off(self, turn: _Turn, job_id: str) -> None:
         started = time.monotonic()
-        queue = list(reversed(ready))
-        running: dict[Future[Outcome], StoredMessage] = {}
-        sent: list[str] = []
-        paused: set[str] = set()
-        while queue or running:
+        looked = -LOOK_SECONDS
+        while True:
             may_begin = time.monotonic() - started < START_SECONDS and not self._is_stopping()
-            while may_begin and queue and len(running) < self._concurrency:
-                stored = queue.pop()
-                if stored.message.project_id in paused:
-                    self._park([stored], until=time.time() + 1)
-                    continue
+            has_hands_free = len(turn.queue) + len(turn.running) < self._concurrency
+            # Not again at once where there was nothing to take.
+            if may_begin and has_hands_free and (turn.found or time.monotonic() - looked >= LOOK_SECONDS):
+                looked = time.monotonic()
+                turn.queue += self._take(job_id, turn)
+            while may_begin and turn.queue and len(turn.running) < self._concurrency:
+                stored = turn.queue.popleft()
                 future = self._threads.submit(self._sender.send, stored, blips_until=started + START_SECONDS)
-                running[future] = stored
-            if not running:
-                break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+                turn.running[future] = stored
+            if not turn.running:
+                return
+            done, _ = wait(turn.running, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
-                stored = running.pop(future)
-                step = self._settle(stored, future.result())
-                if step.action is Action.DELETE:
-                    sent.append(stored.message.id)
-                if step.pause_until is not None:
-                    paused.add(stored.message.project_id)
-            if len(sent) >= FLUSH_AT or (sent and not running):
-                self._store.delete(sent)
-                sent = []
-        self._store.delete(sent)
-        return list(reversed(queue))
+                stored = turn.running.pop(future)
+                outcome = future.result()
+                if judged_sent(outcome):
+                    self._sent[stored.message.id] = None
+                    turn.count += 1
+                step = self._settle(stored, outcome)
+                if step.pause is not None or outcome.rate is not None:
+                    self._heed_rate(turn, stored, step, outcome.rate)
+            if len(self._sent) >= FLUSH_AT or not turn.running:
+                self._forget()
+
+    def _take(self, job_id: str, turn: _Turn) -> list[StoredMessage]:
+        ids = self._store.take(job_id, self._batch_size)
+        turn.found = bool(ids)
+        taken: list[StoredMessage] = []
+        for message_id, stored in zip(ids, self._store.load(ids) if ids else [], strict=True):
+            if isinstance(stored, CodecError):
+                log.error("Message cannot be read, it waits for a newer release", message_id=message_id)
+                self._store.schedule_retry(
+                    message_id,
+                    job_id=job_id,
+                    delay=UNREADABLE_SECONDS,
+                    attempts=0,
+                    generation=1,
+                    answer={"at": time.time(), "status": None, "code": "", "message": str(stored)},
+                )
+            elif stored is not None and message_id not in self._sent:
+                taken.append(stored)
+        return taken
 
     def _settle(self, stored: StoredMessage, outcome: Outcome) -> Step:
         message = stored.message
@@ -101,8 +156,7 @@ class BatchForwarder:
             outcome.verdict,
             attempts=stored.attempts,
             generation=stored.generation,
-            accepted_at=message.accepted_at,
-            now=time.time(),
+            age=time.time() - stored.lifetime_from,
             retry_after=outcome.retry_after,
             lifetime=self._lifetime,
             jitter=random.random(),  # noqa: S311
@@ -110,84 +164,99 @@ class BatchForwarder:
         VERDICTS.labels(verdict=outcome.verdict.value).inc()
         bound = log.bind(message_id=message.id, project=message.project_id, attempts=step.attempts)
         way = f"{message.sender} → {', '.join(message.recipients)}"
+        reason = outcome.answer["message"]
         if step.action is Action.DELETE:
             DELIVERY_SECONDS.observe(time.time() - message.accepted_at)
             bound.info(f"Email relayed: {way}")
+        elif step.action is Action.WAIT_TURN:
+            self._store.give_back([message.id], job_id=stored.job_id)
+            bound.info(f"Email waits for its project's rate limit: {way}", in_seconds=step.pause)
         elif step.action is Action.RETRY:
-            if step.pause_until is not None:
-                self._store.pause(message.project_id, step.pause_until)
             self._store.schedule_retry(
                 message.id,
                 job_id=stored.job_id,
-                due=step.due,
+                delay=step.delay,
                 attempts=step.attempts,
                 generation=step.generation,
                 answer=outcome.answer,
             )
-            reason = outcome.answer["message"]
-            bound.warning(
-                f"Email waits for another try: {way}", reason=reason, in_seconds=round(step.due - time.time(), 1)
-            )
+            bound.warning(f"Email waits for another try: {way}", reason=reason, in_seconds=round(step.delay, 1))
         else:
+            after = self._aftermath
+            told: dict[str, Any] = {"attempts": step.attempts, "answer": outcome.answer}
             self._store.bury(
                 message.id,
                 job_id=stored.job_id,
-                died_at=time.time(),
                 attempts=step.attempts,
                 generation=step.generation,
                 answer=outcome.answer,
+                event=after.event(stored, **told) if after else b"",
+                notice=after.notice(stored, **told) if after else None,
             )
-            bound.error(f"Email is a dead letter: {way}", reason=outcome.answer["message"], verdict=outcome.verdict)
+            bound.error(f"Email is a dead letter: {way}", reason=reason, verdict=outcome.verdict)
         return step
 
-    def _park_paused(self, messages: list[StoredMessage]) -> list[StoredMessage]:
-        """Put the messages of rate-limited projects aside without a call; returns the others."""
-        projects = sorted({stored.message.project_id for stored in messages})
-        until = dict(zip(projects, self._store.paused_until(projects), strict=True))
-        ready = []
-        held: dict[str, list[StoredMessage]] = {}
-        for stored in messages:
-            if until[stored.message.project_id]:
-                held.setdefault(stored.message.project_id, []).append(stored)
+    def _heed_rate(self, turn: _Turn, stored: StoredMessage, step: Step, rate: RateLimit | None) -> None:
+        """Hold the project back when it was refused for its rate, or is about to be."""
+        project_id = stored.message.project_id
+        under_way = sum(other.message.project_id == project_id for other in turn.running.values())
+        if step.pause is None and (rate is None or rate.remaining > max(under_way, self._concurrency // 2)):
+            return
+        may_go = 0 if step.pause is not None or rate is None else max(0, rate.remaining - under_way)
+        per_second = (rate.per_second if rate else None) or DEFAULT_RATE
+        self._store.slow_down(
+            project_id,
+            pause=0.0 if step.pause is None else step.pause,
+            rate=per_second,
+            refused=step.pause is not None,
+        )
+        kept: deque[StoredMessage] = deque()
+        held: list[str] = []
+        seen = Counter[str]()
+        for other in turn.queue:
+            seen[other.message.project_id] += 1
+            if other.message.project_id == project_id and seen[project_id] > may_go:
+                held.append(other.message.id)
             else:
-                ready.append(stored)
-        for project_id, aside in held.items():
-            self._park(aside, until=until[project_id] or 0.0)
-        return ready
-
-    def _park(self, messages: list[StoredMessage], *, until: float) -> None:
-        slots = self._store.take_slots(messages[0].message.project_id, len(messages), not_before=until, pace=PARK_PACE)
-        for stored, due in zip(messages, slots, strict=True):
-            self._store.schedule_retry(
-                stored.message.id,
-                job_id=stored.job_id,
-                due=due,
-                attempts=stored.attempts,
-                generation=stored.generation,
-                answer=stored.last_answer,
-            )
+                kept.append(other)
+        if held:
+            turn.queue = kept
+            self._store.give_back(held, job_id=stored.job_id)
 
     @contextmanager
     def _lease(self, job_id: str) -> Iterator[None]:
-        """Give a sign of life for the job until it ends, so that the sweep can tell a dead worker from a slow API."""
-        done = threading.Event()
-
-        def keep() -> None:
-            while not done.wait(LEASE_SECONDS / 3):
-                try:
-                    self._store.lease(job_id, LEASE_SECONDS)
-                except Exception as error:
-                    log.warning("Sign of life failed", job=job_id, error=type(error).__name__)
-
-        self._store.lease(job_id, LEASE_SECONDS)
-        keeper = threading.Thread(target=keep, name="lease", daemon=True)
-        keeper.start()
+        """Give signs of life for the job until it ends, so that the sweep can tell a dead worker from a slow API."""
+        self._job_id = job_id
         try:
             yield
         finally:
-            done.set()
-            keeper.join()
+            self._job_id = None
             self._store.end_lease(job_id)
+
+    def _keep_lease(self) -> None:
+        while True:
+            time.sleep(LEASE_SECONDS / 3)
+            job_id = self._job_id
+            if job_id is not None:
+                try:
+                    self._store.renew_lease(job_id)
+                except redis.RedisError as error:
+                    log.warning("Sign of life failed", job=job_id, error=type(error).__name__)
+
+
+class _Turn:
+    """What one job has in hand."""
+
+    def __init__(self) -> None:
+        self.queue: deque[StoredMessage] = deque()
+        self.running: dict[Future[Outcome], StoredMessage] = {}
+        self.count = 0
+        self.found = True
+
+
+def judged_sent(outcome: Outcome) -> bool:
+    """Whether the API has the mail, so that the message's life is over."""
+    return outcome.verdict is Verdict.SENT
 
 
 _installed: list[BatchForwarder] = []
@@ -199,9 +268,12 @@ def install(forwarder: BatchForwarder) -> None:
     _installed[:] = [forwarder]
 
 
-def forward_batch(message_ids: list[str]) -> None:
-    """The function of every RQ job (``shared.message_store.FORWARD_FUNCTION``)."""
+def forward_batch(message_ids: Sequence[str] = ()) -> None:
+    """The function of every RQ job (``shared.message_store.FORWARD_FUNCTION``).
+
+    ``message_ids`` is what the first release's jobs carried; those messages are in their lanes by now.
+    """
     job = get_current_job()
     if job is None or not _installed:
         raise RuntimeError("forward_batch runs in a forwarder's worker only")
-    _installed[0].forward(message_ids, job_id=job.id)
+    _installed[0].forward(job_id=job.id)

@@ -1,64 +1,79 @@
-"""What somebody must do from time to time: promote retries that are due, find messages that no live job carries."""
+"""What somebody must do from time to time: promote retries that are due, take back what a dead worker had in hand,
+see that there are jobs where there is mail, deliver notifications."""
 
 from __future__ import annotations
 
 import threading
 import time
+import uuid
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import redis
 
 from shared.log import get_logger
 from shared.message_store import MessageStore
-from shared.metrics import QUEUE_DEAD, QUEUE_OLDEST_SECONDS, QUEUE_RETRIES, QUEUE_WAITING
-from shared.queued_message import State
+from shared.metrics import QUEUE_DEAD, QUEUE_OLDEST_SECONDS, QUEUE_RETRIES, QUEUE_SENDING, QUEUE_WAITING
 
-TICK_SECONDS: Final = 0.5
+TICK_SECONDS: Final = 0.25
 SWEEP_SECONDS: Final = 5.0
+
+LOCK_SECONDS: Final = 8.0
+"""The housekeeper's lock lasts so long after its last tick: when it is killed, another takes over within that time."""
+
+PROMOTED_AT_ONCE: Final = 500
+"""Retries that one step promotes: Redis is held up for a few milliseconds."""
 
 log = get_logger(__name__)
 
 
 class Housekeeping:
-    """Runs in one thread of every forwarder's parent process; several at once do no harm."""
+    """Runs in one thread of every forwarder's parent process; the one that holds the lock does the work."""
 
-    def __init__(self, store: MessageStore, *, batch_size: int) -> None:
+    def __init__(self, store: MessageStore, *, batch_size: int, chores: Sequence[Callable[[], object]] = ()) -> None:
         self._store = store
         self._batch_size = batch_size
+        self._chores = chores
+        self._who = uuid.uuid4().hex
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
-        self._suspects: set[str] = set()
         self._next_sweep = 0.0
+        self._adopted = False
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         self._done.set()
-        self._thread.join(timeout=5)
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+        try:
+            self._store.step_down(self._who)
+        except redis.RedisError as error:
+            log.warning("Housekeeping was not handed on", error=type(error).__name__)
 
-    def tick(self) -> None:
-        """Promote what is due; now and then sweep. Raises ``redis.RedisError``."""
-        while self._store.promote_due(time.time(), batch_size=self._batch_size) == self._batch_size:
-            if self._done.is_set():
-                return
+    def tick(self) -> bool:
+        """One round, where this process holds the lock. False where another does. Raises ``redis.RedisError``."""
+        if not self._store.lead(self._who, LOCK_SECONDS):
+            return False
+        while not self._adopted:
+            self._adopted = not self._store.adopt()
+        while self._store.promote_due(PROMOTED_AT_ONCE) >= PROMOTED_AT_ONCE and not self._done.is_set():
+            self._store.lead(self._who, LOCK_SECONDS)
         if time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + SWEEP_SECONDS
             self.sweep()
+        self._store.add_tickets(self._batch_size)
+        for chore in self._chores:
+            chore()
+        return True
 
     def sweep(self) -> int:
-        """Give messages that no live job carries to a new one; returns how many.
-
-        A message must be found so twice: between a job's pop and its first sign of life it looks like lost.
-        """
-        found = set(self._store.orphans(time.time()))
-        lost = sorted(found & self._suspects)
-        self._suspects = found - set(lost)
-        for start in range(0, len(lost), self._batch_size):
-            self._store.requeue(lost[start : start + self._batch_size], only=State.WAITING)
-        if lost:
-            log.warning("Messages without a live job were queued again", count=len(lost))
-        return len(lost)
+        """Give back what jobs without a sign of life had in hand; returns how many messages."""
+        count = self._store.recover()
+        if count:
+            log.warning("Messages of a dead worker were queued again", count=count)
+        return count
 
     def measure(self) -> None:
         """Bring the queue's gauges up to date; without Redis they keep their last values."""
@@ -67,6 +82,7 @@ class Housekeeping:
         except redis.RedisError:
             return
         QUEUE_WAITING.set(depth.waiting)
+        QUEUE_SENDING.set(depth.sending)
         QUEUE_RETRIES.set(depth.retries)
         QUEUE_DEAD.set(depth.dead)
         oldest = depth.oldest_accepted_at

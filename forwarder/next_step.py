@@ -21,6 +21,8 @@ class Action(StrEnum):
 
     DELETE = "delete"
     RETRY = "retry"
+    WAIT_TURN = "wait-turn"
+    """Back to its lane, which is held back: no attempt was spent."""
     BURY = "bury"
 
 
@@ -29,12 +31,12 @@ class Step:
     """The next step of one message."""
 
     action: Action
-    due: float = 0.0
-    """Unix time of the next attempt, for ``RETRY``."""
+    delay: float = 0.0
+    """Seconds until the next attempt, for ``RETRY``."""
     attempts: int = 0
     generation: int = 1
-    pause_until: float | None = None
-    """Unix time until which the whole project is held back."""
+    pause: float | None = None
+    """Seconds for which the whole project is held back."""
 
 
 def next_step(
@@ -42,28 +44,30 @@ def next_step(
     *,
     attempts: int,
     generation: int,
-    accepted_at: float,
-    now: float,
+    age: float,
     retry_after: float | None,
     lifetime: float,
     jitter: float,
 ) -> Step:
     """The step after ``verdict`` on a message with so many ``attempts`` before it.
 
-    Times are Unix seconds, ``lifetime`` and ``retry_after`` seconds; ``jitter`` is between 0 and 1 and spreads retries.
+    ``age`` (of the message), ``lifetime`` and ``retry_after`` are seconds; ``jitter`` is between 0 and 1 and spreads
+    retries. No clock is read: what is due in so many seconds is the store's to say.
     """
     if verdict is Verdict.SENT:
         return Step(action=Action.DELETE, attempts=attempts + 1, generation=generation)
-    if verdict in (Verdict.DEAD, Verdict.HELD, Verdict.FRESH_SECRET):
+    if verdict is Verdict.HELD:
+        # The key is spent: when a person has it tried again, it must be with the next one.
+        return Step(action=Action.BURY, attempts=attempts + 1, generation=generation + 1)
+    if verdict in (Verdict.DEAD, Verdict.FRESH_SECRET):
         return Step(action=Action.BURY, attempts=attempts + 1, generation=generation)
-    if now - accepted_at >= lifetime:
-        return Step(action=Action.BURY, attempts=attempts + 1, generation=generation)
+    spent = verdict is Verdict.AGAIN_NEXT_KEY
+    if age >= lifetime:
+        return Step(action=Action.BURY, attempts=attempts + 1, generation=generation + spent)
     if verdict is Verdict.AGAIN_PAUSED:
-        until = now + (PAUSE if retry_after is None else max(retry_after, 0.05))
-        # Waiting for one's turn is no failed attempt.
-        return Step(action=Action.RETRY, due=until, attempts=attempts, generation=generation, pause_until=until)
+        pause = PAUSE if retry_after is None else max(retry_after, 0.05)
+        return Step(action=Action.WAIT_TURN, attempts=attempts, generation=generation, pause=pause)
     delay = min(FIRST_DELAY * 2 ** min(attempts, 20), LONGEST_DELAY) * (0.8 + 0.4 * jitter)
     if retry_after is not None:
         delay = max(delay, retry_after)
-    spent = verdict is Verdict.AGAIN_NEXT_KEY
-    return Step(action=Action.RETRY, due=now + delay, attempts=attempts + 1, generation=generation + spent)
+    return Step(action=Action.RETRY, delay=delay, attempts=attempts + 1, generation=generation + spent)

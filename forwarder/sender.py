@@ -10,7 +10,7 @@ import tenacity
 
 from forwarder.secrets import Secrets
 from shared.metrics import FORWARD_SECONDS
-from shared.plunk_api import Answer, NoAnswer, PlunkApi
+from shared.plunk_api import Answer, NoAnswer, PlunkApi, RateLimit
 from shared.projects import DirectoryUnavailable
 from shared.queued_message import StoredMessage
 from shared.verdict import Verdict, judge
@@ -29,6 +29,8 @@ class Outcome:
     answer: dict[str, Any]
     """``{"at", "status", "code", "message"}``: kept with the message."""
     retry_after: float | None = None
+    rate: RateLimit | None = None
+    """What the answer said of the project's rate limit."""
 
 
 class Sender:
@@ -65,6 +67,7 @@ class Sender:
             verdict=verdict,
             answer=_record(answer.status, answer.code, answer.message),
             retry_after=answer.retry_after,
+            rate=answer.rate,
         )
 
     def _call(self, stored: StoredMessage, secret: str, blips_until: float) -> Answer | NoAnswer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from typing import Any, Final
 
@@ -22,13 +23,16 @@ MAINTENANCE_SECONDS: Final = 5
 HEARTBEAT_SECONDS: Final = 5.0
 """At most one heartbeat in this time outside a transaction: heartbeats were 29 % of a job's socket traffic."""
 
+AGAIN_SECONDS: Final = 1.0
+"""Pause after trouble with Redis."""
+
 log = get_logger(__name__)
 
 
 class ForwarderWorker(SimpleWorker):
     """One queue only: with several, RQ pops without its intermediate list, and a killed worker's job is gone."""
 
-    def __init__(self, queue: Queue, **options: Any) -> None:
+    def __init__(self, queue: Queue, *, stop: threading.Event | None = None, **options: Any) -> None:
         # A pool hands its workers no settings, so they stand here.
         super().__init__(
             [queue],
@@ -40,10 +44,12 @@ class ForwarderWorker(SimpleWorker):
             **options,
         )
         self._last_beat = 0.0
+        # A process may use one worker after another (see run_for_ever): a stop is meant for all of them.
+        self._stop = stop or threading.Event()
 
     @property
     def is_stopping(self) -> bool:
-        return bool(self._stop_requested)
+        return self._stop.is_set()
 
     def _install_signal_handlers(self) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -52,13 +58,14 @@ class ForwarderWorker(SimpleWorker):
     def request_stop(self, signum: int, frame: Any) -> None:
         """Only set the flag: RQ's own raises between the pop of a job and its start, which strands the job."""
         self._stop_requested = True
+        self._stop.set()
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
         """The next job. Raises ``StopRequested`` between jobs, never while one is in hand."""
         self._state = WorkerStatus.IDLE
-        while not self._stop_requested:
+        while not self._stop.is_set():
             self.heartbeat()
             if self.should_run_maintenance_tasks:
                 self.run_maintenance_tasks()
@@ -103,3 +110,18 @@ class ForwarderWorker(SimpleWorker):
             super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
         except redis.RedisError as error:
             log.warning("RQ maintenance failed", error=type(error).__name__)
+
+
+def run_for_ever(queue: Queue, stop: threading.Event) -> None:
+    """Work until ``stop``. RQ's worker ends at any trouble with Redis: another one then goes on in this process.
+
+    The process stays, since it remembers what it sent while Redis could not be told.
+    """
+    while not stop.is_set():
+        try:
+            ForwarderWorker(queue, stop=stop).work(logging_level="WARNING")
+        except redis.RedisError as error:
+            log.error("Redis does not answer", error=type(error).__name__)
+        if not stop.is_set():
+            log.warning("Worker lost Redis, going on", in_seconds=AGAIN_SECONDS)
+            stop.wait(AGAIN_SECONDS)

@@ -21,7 +21,7 @@ from ingress.server import IngressServer, StartError
 from shared.checks import print_checks
 from shared.log import configure, get_logger
 from shared.probes import ProbeServer
-from shared.redis_connection import connect, durability_mistakes
+from shared.redis_connection import connect, look_at_durability
 from shared.settings import Settings, SettingsError, load_settings
 from shared.supervisor import CANNOT_START, Supervisor, python_module
 
@@ -98,7 +98,7 @@ async def serve(settings: Settings, *, with_probes: bool) -> int:
             raise StartError(f"CERT_PATH or ACME_JSON_PATH: {error}") from error
         if settings.require_tls and certificates.context is None:
             raise StartError("REQUIRE_TLS: no certificate was found in CERT_PATH or ACME_JSON_PATH")
-        await loop.run_in_executor(None, look_at_durability, settings)
+        await loop.run_in_executor(None, demand_durability, settings)
         server = IngressServer(settings, certificates)
         await server.start()
     except StartError as error:
@@ -121,11 +121,11 @@ async def serve(settings: Settings, *, with_probes: bool) -> int:
     return 0
 
 
-def look_at_durability(settings: Settings) -> None:
+def demand_durability(settings: Settings) -> None:
     """Warn when Redis may lose what it acknowledged; raises ``StartError`` under REQUIRE_DURABLE_REDIS."""
     connection = connect(settings.redis_url, connections=1)
     try:
-        mistakes = durability_mistakes(connection)
+        mistakes = list(look_at_durability(connection).mistakes)
     except redis.RedisError as error:
         mistakes = [f"Redis does not answer ({type(error).__name__}), so its durability cannot be checked"]
     finally:

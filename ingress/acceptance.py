@@ -63,7 +63,16 @@ class Acceptance:
         try:
             parsed, digest = await self._parse(submission)
             await self._check_header_senders(submission.login, parsed)
-            await self._preflight.check(secret=submission.login.secret, sender=parsed.sender)
+            try:
+                await self._preflight.check(secret=submission.login.secret, sender=parsed.sender)
+            except SmtpError:
+                # What was promised once is promised, whatever the API says now. Only here is it looked up before the
+                # hand-over, which recognises a repeat by itself: in good times a repeat costs nothing more.
+                first_id = await self._handover.first_id(digest)
+                if first_id is None:
+                    raise
+                bound.info(f"Email is a repeat of {first_id}: {parsed.sender} → {to}")
+                return Replies.QUEUED.value.filled(id=first_id)
             if parsed.drop:
                 bound.info(f"Email dropped as asked: {parsed.sender} → {to}")
                 return Replies.DROPPED.value
@@ -111,7 +120,7 @@ class Acceptance:
         parsed = parse(submission.data, recipients=submission.recipients, limits=self._limits)
         digest = ""
         # A message without a Message-ID is never taken for a repeat: two alike may both be meant.
-        if self._deduplicate and parsed.message_id:
+        if self._deduplicate and parsed.message_id and not parsed.drop:
             digest = fingerprint(submission, parsed.message_id)
         return parsed, digest
 

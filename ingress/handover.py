@@ -1,8 +1,12 @@
 """The hand-over: the step between an accepted message and its 250, in which Redis takes the message over.
 
-Messages that are ready at the same moment share one Redis transaction, one fsync and one RQ job (group commit): while
-one transaction is under way the next group gathers, so a single message never waits for company and a crowd pays for
-one fsync. A message's ``put`` returns only after Redis has acknowledged it.
+Messages that are ready at the same moment share one step in Redis, one fsync and one RQ job (group commit): while one
+step is under way the next group gathers, so a single message never waits for company and a crowd pays for one fsync. A
+message's ``put`` returns only after Redis has acknowledged it; with ``appendfsync everysec`` after WAITAOF has said
+that it is on disk, which takes up to a second, so there several groups are under way at once.
+
+A step whose answer does not come may have happened. The client hears 451 and sends again; the digest that was written
+in the same step then makes its repeat the same message.
 """
 
 from __future__ import annotations
@@ -18,9 +22,11 @@ from typing import Final, cast
 import redis
 
 from ingress.replies import Replies, SmtpError
-from shared.message_store import MessageStore
+from shared.log import get_logger
+from shared.message_store import MOST_TICKETS, Accepted, MessageStore
 from shared.metrics import COMMIT_SECONDS
 from shared.queued_message import QueuedMessage
+from shared.redis_connection import Durability, look_at_durability
 
 MAX_GROUP_BYTES: Final = 16 * 1024 * 1024
 """Bodies of one transaction, in bytes, once a group has more than one message: a crowd must not wait on a giant."""
@@ -28,8 +34,19 @@ MAX_GROUP_BYTES: Final = 16 * 1024 * 1024
 ROOM_SECONDS: Final = 1.0
 """Seconds for which one look at the queue's depth and Redis's memory serves."""
 
+WAIT_AOF_GROUPS: Final = 8
+"""Groups under way at once where each waits for the next fsync of ``everysec``."""
+
+WAIT_AOF_SECONDS: Final = 5.0
+"""Longest wait for that fsync: a second, and what a busy disk adds."""
+
+DURABILITY_SECONDS: Final = 60.0
+"""Seconds for which one look at Redis's durability serves; after any trouble it is looked at afresh (failover)."""
+
 MEMORY_LIMIT: Final = 0.9
 """Share of maxmemory past which new mail gets 452: the forwarder's bookkeeping needs room to empty a full queue."""
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,19 +59,30 @@ class Waiting:
 
 
 class HandOver:
-    """Puts messages into the store by groups, from one thread that owns one connection."""
+    """Puts messages into the store by groups, from threads of its own."""
 
     def __init__(
-        self, store: MessageStore, *, batch_size: int, queue_max_messages: int, deduplicate_seconds: int
+        self,
+        store: MessageStore,
+        *,
+        batch_size: int,
+        queue_max_messages: int,
+        deduplicate_seconds: int,
+        require_durable: bool = False,
     ) -> None:
         self._store = store
         self._batch_size = batch_size
         self._queue_max_messages = queue_max_messages
         self._deduplicate_seconds = deduplicate_seconds
+        self._require_durable = require_durable
         self._waiting: deque[Waiting] = deque()
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="handover")
-        self._committing: asyncio.Task[None] | None = None
+        self._executor = ThreadPoolExecutor(max_workers=WAIT_AOF_GROUPS, thread_name_prefix="handover")
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._durability = Durability()
+        self._durable_until = 0.0
         self._room_until = 0.0
+        self._undelivered = 0
+        self._tickets = 0
 
     async def put(self, message: QueuedMessage) -> str:
         """Queue ``message``; returns its id, or the first one's id when it is a client's repeat of a message.
@@ -63,39 +91,62 @@ class HandOver:
         """
         done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting.append(Waiting(message=message, done=done))
-        if self._committing is None or self._committing.done():
-            self._committing = asyncio.create_task(self._commit_all())
+        self._begin_groups()
         return await done
+
+    async def first_id(self, digest: str) -> str | None:
+        """The id of the message that was queued with this digest a short while ago; None also when Redis is silent."""
+        if not digest or not self._deduplicate_seconds:
+            return None
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._store.first_id, digest)
+        except redis.RedisError:
+            return None
 
     def probe(self) -> None:
         """Do the real work once, without a message: look for room and write. Raises what ``put`` would refuse with."""
         try:
+            self._check_durable(time.monotonic())
             self._check_room(time.monotonic())
             self._store.redis.set(f"{self._store.name}:probe", "1", ex=60)
         except Exception as error:
             raise queue_refusal(error) from error
 
     async def close(self) -> None:
-        """Wait for the transaction under way and what waits behind it."""
-        if self._committing is not None:
-            await asyncio.wait([self._committing])
+        """Wait for the groups under way and what waits behind them."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
         self._executor.shutdown(wait=True)
 
-    async def _commit_all(self) -> None:
+    def _begin_groups(self) -> None:
+        at_once = WAIT_AOF_GROUPS if self._durability.needs_wait_aof else 1
+        while self._waiting and len(self._under_way) < at_once:
+            task = asyncio.create_task(self._commit_group(self._take_group()))
+            self._under_way.add(task)
+            task.add_done_callback(self._end_group)
+
+    def _end_group(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._begin_groups()
+
+    async def _commit_group(self, group: list[Waiting]) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            group = self._take_group()
-            try:
-                ids = await loop.run_in_executor(self._executor, self._commit, [w.message for w in group])
-            except Exception as error:
-                refusal = queue_refusal(error)
-                for waiting in group:
-                    if not waiting.done.done():
-                        waiting.done.set_exception(refusal)
-            else:
-                for waiting, message_id in zip(group, ids, strict=True):
-                    if not waiting.done.done():
-                        waiting.done.set_result(message_id)
+        try:
+            ids = await loop.run_in_executor(self._executor, self._commit, [w.message for w in group])
+        except Exception as error:
+            self._durable_until = 0.0
+            refusal = queue_refusal(error)
+            if isinstance(error, redis.TimeoutError):
+                # Those who gathered meanwhile have waited as long: a hanging Redis is not asked again for them.
+                group += self._waiting
+                self._waiting.clear()
+            for waiting in group:
+                if not waiting.done.done():
+                    waiting.done.set_exception(refusal)
+        else:
+            for waiting, message_id in zip(group, ids, strict=True):
+                if not waiting.done.done():
+                    waiting.done.set_result(message_id)
 
     def _take_group(self) -> list[Waiting]:
         group = [self._waiting.popleft()]
@@ -108,38 +159,51 @@ class HandOver:
         return group
 
     def _commit(self, messages: Sequence[QueuedMessage]) -> list[str]:
-        """One transaction for the new ones among ``messages``; the id of each, in order. Runs in the thread."""
+        """One step for ``messages``; the id of each, in order. Runs in a thread."""
         started = time.monotonic()
+        self._check_durable(started)
         self._check_room(started)
-        first_ids: dict[str, str] = {}
-        if self._deduplicate_seconds:
-            first_ids = self._store.seen_many([m.digest for m in messages if m.digest])
-        new: list[QueuedMessage] = []
-        ids: list[str] = []
-        for message in messages:
-            message_id = first_ids.get(message.digest) if message.digest else None
-            if message_id is None:
-                message_id = message.id
-                new.append(message)
-                if message.digest and self._deduplicate_seconds:
-                    first_ids[message.digest] = message_id
-            ids.append(message_id)
-        if new:
-            self._store.accept(new, remember_seconds=self._deduplicate_seconds)
+        accepted: Accepted = self._store.accept(
+            messages,
+            remember_seconds=self._deduplicate_seconds,
+            with_ticket=self._tickets < MOST_TICKETS,
+            wait_aof=WAIT_AOF_SECONDS if self._durability.needs_wait_aof else None,
+        )
+        self._undelivered, self._tickets = accepted.undelivered, accepted.tickets
         COMMIT_SECONDS.observe(time.monotonic() - started)
-        return ids
+        return accepted.ids
+
+    def _check_durable(self, now: float) -> None:
+        """Raises ``SmtpError`` 451 under REQUIRE_DURABLE_REDIS when this Redis may lose what it acknowledges."""
+        if now >= self._durable_until:
+            found = look_at_durability(self._store.redis)
+            if found.mistakes and found != self._durability:
+                log.error("ACCEPTED MAIL CAN BE LOST: " + "; ".join(found.mistakes))
+            self._durability = found
+            self._durable_until = now + DURABILITY_SECONDS
+        if self._require_durable and self._durability.mistakes:
+            self._durable_until = 0.0
+            raise Replies.QUEUE_UNAVAILABLE.error(cause="Redis is not durable: " + "; ".join(self._durability.mistakes))
 
     def _check_room(self, now: float) -> None:
-        """Raises ``SmtpError`` 452 when the queue is full; while there is room, looks once in ``ROOM_SECONDS``."""
-        if now < self._room_until:
+        """Raises ``SmtpError`` 452 when the queue is full; Redis is asked once in ``ROOM_SECONDS`` while there is room.
+
+        Each group that was queued says how many messages there are now, so that several ingresses that fill the queue
+        together overstep the limit by a group each at most.
+        """
+        limit = self._queue_max_messages
+        if now < self._room_until and not (limit and self._undelivered >= limit):
             return
-        depth = self._store.depth()
-        if self._queue_max_messages and depth.undelivered >= self._queue_max_messages:
-            raise Replies.QUEUE_FULL.error(cause=f"{depth.undelivered} messages are waiting")
+        self._room_until = 0.0
+        self._undelivered = self._store.depth().undelivered
+        if limit and self._undelivered >= limit:
+            raise Replies.QUEUE_FULL.error(cause=f"{self._undelivered} messages are waiting")
         memory = cast(dict[str, int], self._store.redis.info("memory"))
-        limit = int(memory.get("maxmemory", 0))
-        if limit and int(memory["used_memory"]) > limit * MEMORY_LIMIT:
+        most = int(memory.get("maxmemory", 0))
+        if most and int(memory["used_memory"]) > most * MEMORY_LIMIT:
             raise Replies.QUEUE_FULL.error(cause="Redis has used more than 90 % of maxmemory")
+        # A queue that was full of jobs may have been worked off since the last group.
+        self._tickets = 0
         self._room_until = now + ROOM_SECONDS
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from ingress.acceptance import Acceptance
 from ingress.acceptor import Acceptor
 from ingress.certificates import CertificateStore
-from ingress.handover import HandOver
+from ingress.handover import WAIT_AOF_GROUPS, HandOver
 from ingress.message import Limits
 from ingress.preflight import Preflight
 from ingress.replies import SmtpError
@@ -68,7 +68,7 @@ class IngressServer:
         self._certificates = certificates
         self._directory = ProjectDirectory(settings.database_url)
         self._api = PlunkApi(settings.api_uri, connections=PREFLIGHT_THREADS)
-        self._redis = connect(settings.redis_url, connections=4)
+        self._redis = connect(settings.redis_url, connections=WAIT_AOF_GROUPS + 4)
         self._preflight_threads = ThreadPoolExecutor(PREFLIGHT_THREADS, thread_name_prefix="preflight")
         self._parser_threads = ThreadPoolExecutor(PARSER_THREADS, thread_name_prefix="parser")
         self._handover = HandOver(
@@ -76,6 +76,7 @@ class IngressServer:
             batch_size=settings.batch_size,
             queue_max_messages=settings.queue_max_messages,
             deduplicate_seconds=settings.deduplicate_seconds,
+            require_durable=settings.require_durable_redis,
         )
         acceptance = Acceptance(
             directory=self._directory,

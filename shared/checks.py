@@ -11,7 +11,7 @@ import redis
 
 from shared.plunk_api import NoAnswer, PlunkApi
 from shared.projects import DirectoryUnavailable, ProjectDirectory
-from shared.redis_connection import connect, durability_mistakes
+from shared.redis_connection import connect, look_at_durability
 from shared.settings import Settings
 
 
@@ -31,15 +31,16 @@ def check_redis(settings: Settings) -> Check:
     connection = connect(settings.redis_url, connections=1)
     try:
         connection.set(f"{settings.queue_name}:probe", "1", ex=60)
-        mistakes = durability_mistakes(connection)
+        durability = look_at_durability(connection)
     except redis.RedisError as error:
         return Check(name="redis", ok=False, detail=f"takes no write: {type(error).__name__}")
     finally:
         connection.close()
-    if mistakes:
-        detail = "accepted mail can be lost: " + "; ".join(mistakes)
+    if durability.mistakes:
+        detail = "accepted mail can be lost: " + "; ".join(durability.mistakes)
         return Check(name="redis", ok=not settings.require_durable_redis, detail=detail, is_warning=True)
-    return Check(name="redis", ok=True, detail="takes writes and keeps them")
+    how = ", each proved by WAITAOF" if durability.needs_wait_aof else ""
+    return Check(name="redis", ok=True, detail=f"takes writes and keeps them{how}")
 
 
 def check_database(settings: Settings) -> Check:

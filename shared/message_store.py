@@ -2,45 +2,55 @@
 
 Failure semantics, in one place:
 
-* A message is in exactly one of these: *waiting* (a live RQ job carries it), *retry* (it waits for its next attempt),
-  *dead* (kept for a person), or gone because it was sent or discarded. Each step from one to another is one MULTI or
-  one script, so a crash leaves either the old or the new state, never half of both.
-* ``accept`` writes the messages and the RQ job that carries their ids in one MULTI. What Redis has acknowledged is
-  accepted; with ``appendfsync always`` that is after fsync.
-* RQ jobs are carriers only. A lost job loses no mail: ``orphans`` finds messages that no live job carries. A job that
-  wakes up late finds that its messages carry another job's id and leaves them alone.
+* A message is in exactly one of these: *waiting* (in its project's lane), *being sent* (a job has it in hand), *retry*
+  (it waits for its next attempt), *dead* (kept for a person), or gone because it was sent or discarded. Each step from
+  one to another is one script, so a crash leaves either the old or the new state, never half of both.
+* What ``accept`` returned for, Redis has acknowledged: after fsync, or after ``WAITAOF`` said so.
+* RQ jobs are tickets: one says "there is mail", and the worker that gets it takes a fair share from all lanes. A lost
+  job therefore loses no mail, and a project's backlog stands in nobody's way. A housekeeper sees to it that there are
+  tickets as long as mail can be sent.
+* A job keeps what it has in hand by a sign of life, its lease. Without one its messages go back to their lanes; a job
+  that wakes up late finds that it no longer holds them and leaves them alone.
 * No step recreates a message that is gone: a worker that wakes up late cannot bring a sent message back.
 
-Keys, all under the queue's name ``q``::
+Keys, all under the queue's name ``q``; times are Redis's own clock::
 
-    q:message:<id>  hash   see queued_message.FIELDS
-    q:messages      zset   id → Unix time of acceptance; every message not yet sent and not dead
-    q:waiting       zset   id → Unix time it was last given to an RQ job
-    q:retries       zset   id → Unix time its next attempt is due
-    q:dead          zset   id → Unix time of death
-    q:pause:<id>    string Unix time until which a project is rate-limited; expires by itself
-    q:seen:<digest> string id of the message with that digest; expires by itself
-    q:lease:<job>   string sign of life of the worker that runs a job; expires by itself
-    q:slots:<id>    string Unix time of the last slot given to a rate-limited project's messages; expires by itself
+    q:message:<id>    hash   see queued_message.FIELDS
+    q:messages        zset   id → time of acceptance; every message not yet sent and not dead
+    q:lane:<project>  zset   id → time of acceptance; the project's waiting messages
+    q:lanes           zset   project → turn; lanes that have messages and may send
+    q:parked          zset   project → time at which a rate-limited project's lane has its turn again
+    q:pace:<project>  hash   messages a second of a project near its rate limit; expires by itself
+    q:sending         zset   id → time at which a job took it
+    q:lease:<job>     string sign of life of the worker that runs a job; expires by itself
+    q:retries         zset   id → time its next attempt is due
+    q:dead            zset   id → time of death
+    q:seen:<digest>   string id of the message with that digest; expires by itself
+    q:webhooks        hash   event → JSON of a dead letter's notification, until it is delivered
+    q:webhooks:due    zset   event → time of its next delivery
+    q:housekeeper     string who keeps house; expires by itself
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, cast
 
 import orjson
 import redis
 from redis.client import Pipeline
-from rq import Queue, Retry
+from redis.commands.core import Script
+from rq import Queue
 
-from shared.queued_message import FIELDS, QueuedMessage, State, StoredMessage, decode, encode
+from shared import store_scripts
+from shared.queued_message import FIELDS, CodecError, QueuedMessage, StoredMessage, decode, encode
 
 FORWARD_FUNCTION: Final = "forwarder.batch.forward_batch"
-"""The function of every RQ job, by name: the ingress never imports the forwarder. Its one argument: message ids."""
+"""The function of every RQ job, by name: the ingress never imports the forwarder. It takes no argument."""
 
 JOB_TIMEOUT: Final = 25
 """Seconds an RQ job may take: under Heroku's 30 s between SIGTERM and SIGKILL."""
@@ -48,14 +58,32 @@ JOB_TIMEOUT: Final = 25
 RESULT_TTL: Final = 30
 """Seconds a finished job is kept. A small positive value is cheaper in RQ than 0, which deletes at once."""
 
-FAILURE_TTL: Final = 86_400
-"""Seconds a failed job is kept for a person to look at; the messages it carried are found by the sweep."""
+FAILURE_TTL: Final = 3600
+"""Seconds a failed job is kept for a person to look at; the messages it had in hand go back to their lanes."""
 
-SETTLE_SECONDS: Final = 10.0
-"""Seconds after which a message's job should have left a sign somewhere."""
+MOST_TICKETS: Final = 32
+"""Jobs in the queue past which no more are added: each takes what there is, so more would find nothing."""
 
-MAX_JOB_RETRIES: Final = 1000
-"""Crash recovery spends RQ's retries; a batch that is run again skips what is gone, so many are harmless."""
+LEASE_SECONDS: Final = 10.0
+"""How long a job counts as alive after its worker's last sign; a sign is given three times as often."""
+
+MOST_TAKEN_BYTES: Final = 32 * 1024 * 1024
+"""Bodies taken at once: what a worker holds in memory, whatever the messages' size."""
+
+PACE_SECONDS: Final = 60
+"""Seconds after the last sign of a rate limit for which a project keeps its pace."""
+
+MOST_IN_HAND: Final = 50_000
+"""Messages being sent that one sweep looks at."""
+
+MOST_WEBHOOKS: Final = 10_000
+"""Notifications that wait for delivery, at most; past that the oldest is dropped."""
+
+AUDIT_CHUNK: Final = 500
+"""Messages that one step of ``verify`` looks at: Redis is held up for a few milliseconds at a time."""
+
+AUDIT_PATIENCE: Final = 3.0
+"""Seconds after which ``verify`` looks again at what seemed wrong, twice: jobs take and renew meanwhile."""
 
 
 class JsonSerializer:
@@ -70,11 +98,16 @@ class JsonSerializer:
         return orjson.loads(data)
 
 
+class NotDurable(redis.RedisError):
+    """Redis took a write, but did not say in time that it is on disk."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Depth:
     """How full the store is."""
 
     waiting: int
+    sending: int
     retries: int
     dead: int
     oldest_accepted_at: float | None
@@ -82,56 +115,29 @@ class Depth:
 
     @property
     def undelivered(self) -> int:
-        return self.waiting + self.retries
+        return self.waiting + self.sending + self.retries
 
 
-# KEYS[1] is the message, KEYS[2..5] are messages, waiting, retries, dead. A message that is gone stays gone, and one
-# that was given to another job meanwhile is left to that job.
-_ASSIGN: Final = """
-local state = redis.call('HGET', KEYS[1], 'state')
-if not state or (ARGV[5] ~= '' and state ~= ARGV[5]) then return 0 end
-redis.call('HSET', KEYS[1], 'state', 'waiting', 'job', ARGV[2])
-redis.call('ZREM', KEYS[4], ARGV[1])
-redis.call('ZREM', KEYS[5], ARGV[1])
-redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
-redis.call('ZADD', KEYS[2], 'NX', ARGV[4], ARGV[1])
-return 1
-"""
-_SLOTS: Final = """
-local last = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), tonumber(ARGV[1])) + ARGV[2] * ARGV[3]
-redis.call('SET', KEYS[1], string.format('%.6f', last), 'EX', 86400)
-return string.format('%.6f', last)
-"""
-_RETRY: Final = """
-if redis.call('HGET', KEYS[1], 'job') ~= ARGV[6] then return 0 end
-redis.call('HSET', KEYS[1], 'state', 'retry', 'attempts', ARGV[3], 'generation', ARGV[4], 'answer', ARGV[5])
-redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('ZREM', KEYS[5], ARGV[1])
-redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
-return 1
-"""
-_BURY: Final = """
-if redis.call('HGET', KEYS[1], 'job') ~= ARGV[6] then return 0 end
-redis.call('HSET', KEYS[1], 'state', 'dead', 'attempts', ARGV[3], 'generation', ARGV[4], 'answer', ARGV[5])
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('ZREM', KEYS[4], ARGV[1])
-redis.call('ZADD', KEYS[5], ARGV[2], ARGV[1])
-return 1
-"""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What came of handing messages over."""
+
+    ids: list[str]
+    """Each message's id, in order: the first one's where it is a client's repeat."""
+    undelivered: int
+    """Messages in the store now that are neither sent nor dead."""
+    tickets: int
+    """RQ jobs that wait in the queue."""
 
 
-PLACES: Final = {
-    State.WAITING.value: (True, True, False, False),
-    State.RETRY.value: (True, False, True, False),
-    State.DEAD.value: (False, False, False, True),
-}
-"""State → whether its messages stand in messages, waiting, retries and dead."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What ``verify`` found."""
 
-
-def _names(places: tuple[bool, ...]) -> str:
-    names = ("messages", "waiting", "retries", "dead")
-    return ", ".join(name for name, there in zip(names, places, strict=True) if there) or "no index"
+    counts: dict[str, int] = field(default_factory=dict)
+    """State → messages in it."""
+    mistakes: list[str] = field(default_factory=list)
+    """One line for each message that is not in exactly one place, or that nothing would ever send."""
 
 
 class MessageStore:
@@ -142,19 +148,18 @@ class MessageStore:
         self.name = queue_name
         self.queue = Queue(queue_name, connection=connection, serializer=JsonSerializer)
         self.messages_key = f"{queue_name}:messages"
-        self.waiting_key = f"{queue_name}:waiting"
+        self.sending_key = f"{queue_name}:sending"
         self.retries_key = f"{queue_name}:retries"
         self.dead_key = f"{queue_name}:dead"
-        self._slots = connection.register_script(_SLOTS)
-        self._assign = connection.register_script(_ASSIGN)
-        self._retry = connection.register_script(_RETRY)
-        self._bury = connection.register_script(_BURY)
+        self.webhooks_key = f"{queue_name}:webhooks"
+        self.webhooks_due_key = f"{queue_name}:webhooks:due"
+        self._scripts: dict[str, Script] = {}
 
     def message_key(self, message_id: str) -> str:
         return f"{self.name}:message:{message_id}"
 
-    def pause_key(self, project_id: str) -> str:
-        return f"{self.name}:pause:{project_id}"
+    def lane_key(self, project_id: str) -> str:
+        return f"{self.name}:lane:{project_id}"
 
     def seen_key(self, digest: str) -> str:
         return f"{self.name}:seen:{digest}"
@@ -164,229 +169,262 @@ class MessageStore:
 
     # Ingress
 
-    def accept(self, messages: Sequence[QueuedMessage], *, remember_seconds: int = 0) -> str:
-        """Store ``messages`` and enqueue one RQ job that carries them, in one MULTI. Returns the job's id.
+    def accept(
+        self,
+        messages: Sequence[QueuedMessage],
+        *,
+        remember_seconds: int = 0,
+        with_ticket: bool = True,
+        wait_aof: float | None = None,
+    ) -> Accepted:
+        """Store ``messages`` that are no repeats, and put one RQ job into the queue. One round trip.
 
-        When this returns, Redis has acknowledged. With ``remember_seconds`` each message's digest is kept that long.
+        When this returns, Redis has acknowledged. With ``remember_seconds`` each message's digest is kept that long,
+        and a message whose digest is kept already is a repeat; both in one step, so that two processes which get the
+        same message at the same instant store it once. With ``wait_aof`` (seconds) Redis must also have said that the
+        write is on its disk; ``NotDurable`` where it did not within that time: the messages are stored all the same.
         """
-        now = time.time()
-        job_id = uuid.uuid4().hex
-        with self.redis.pipeline(transaction=True) as pipe:
-            accepted: dict[str, float] = {}
-            for message in messages:
-                pipe.hset(self.message_key(message.id), mapping=encode(message, job_id=job_id))
-                accepted[message.id] = message.accepted_at
-                if message.digest and remember_seconds:
-                    pipe.set(self.seen_key(message.digest), message.id, ex=remember_seconds)
-            pipe.zadd(self.messages_key, accepted)
-            pipe.zadd(self.waiting_key, dict.fromkeys(accepted, now))
-            self._enqueue(pipe, [(job_id, list(accepted))])
-            pipe.execute()
-        return job_id
+        args: list[Any] = [self.name, self.queue.key, remember_seconds]
+        for message in messages:
+            fields = [part for pair in encode(message).items() for part in pair]
+            args += [message.id, message.project_id, repr(message.accepted_at), message.digest, len(fields), *fields]
+        # One connection and no transaction: the script is one, and WAITAOF waits for its own connection's writes.
+        with self.redis.pipeline(transaction=False) as pipe:
+            pipe.eval(store_scripts.ACCEPT, 0, *args)
+            if with_ticket:
+                self._enqueue(pipe, 1)
+            if wait_aof is not None:
+                pipe.execute_command("WAITAOF", 1, 0, int(wait_aof * 1000))  # type: ignore[no-untyped-call]
+            answers = pipe.execute(raise_on_error=False)
+        found, synced = answers[0], answers[-1]
+        if isinstance(found, Exception):
+            raise found
+        if wait_aof is not None:
+            if isinstance(synced, Exception):
+                raise synced
+            if synced[0] < 1:
+                raise NotDurable("WAITAOF timed out")
+        # A ticket that failed on its own is no failure: the housekeeper sees mail without one.
+        return Accepted(ids=[value.decode() for value in found[2:]], undelivered=found[0], tickets=found[1])
 
-    def seen_many(self, digests: Sequence[str]) -> dict[str, str]:
-        """Digest → id of the message that was accepted with it a short while ago, sent or not."""
-        if not digests:
-            return {}
-        values = cast(list[bytes | None], self.redis.mget([self.seen_key(digest) for digest in digests]))
-        return {digest: value.decode() for digest, value in zip(digests, values, strict=True) if value}
+    def first_id(self, digest: str) -> str | None:
+        """The id of the message that was accepted with ``digest`` a short while ago, sent or not."""
+        found = cast(bytes | None, self.redis.get(self.seen_key(digest))) if digest else None
+        return found.decode() if found else None
 
     # Forwarder
 
-    def load(self, message_ids: Sequence[str]) -> list[StoredMessage | None]:
-        """The messages in the given order; None where one is gone. Raises ``CodecError``."""
+    def take(self, job_id: str, count: int, *, lease: float = LEASE_SECONDS) -> list[str]:
+        """Take at most ``count`` waiting messages in hand for ``job_id``: a fair share of every lane, interleaved."""
+        found = self._run("TAKE", job_id, count, MOST_TAKEN_BYTES, int(lease * 1000))
+        return [value.decode() for value in cast(list[bytes], found)]
+
+    def load(self, message_ids: Sequence[str]) -> list[StoredMessage | CodecError | None]:
+        """The messages in the given order; None where one is gone, the error where this release cannot read it."""
         with self.redis.pipeline(transaction=False) as pipe:
             for message_id in message_ids:
                 pipe.hmget(self.message_key(message_id), FIELDS)
-            return [decode(values) for values in pipe.execute()]
+            found = pipe.execute()
+        return [_decoded(values) for values in found]
 
     def delete(self, message_ids: Iterable[str]) -> None:
-        """Forget messages that were sent or discarded, in one MULTI."""
+        """Forget messages that were sent or discarded, wherever they stand."""
         ids = list(message_ids)
-        if not ids:
-            return
-        with self.redis.pipeline(transaction=True) as pipe:
-            pipe.unlink(*map(self.message_key, ids))
-            for index in (self.messages_key, self.waiting_key, self.retries_key, self.dead_key):
-                pipe.zrem(index, *ids)
-            pipe.execute()
+        for start in range(0, len(ids), AUDIT_CHUNK):
+            self._run("FORGET", *ids[start : start + AUDIT_CHUNK])
+
+    def give_back(self, message_ids: Sequence[str], *, job_id: str) -> int:
+        """Messages that ``job_id`` took and did not begin wait again, in their old order. Returns how many."""
+        return cast(int, self._run("GIVE_BACK", job_id, *message_ids)) if message_ids else 0
+
+    def slow_down(self, project_id: str, *, pause: float, rate: float, refused: bool) -> None:
+        """Hold a project's lane back for ``pause`` seconds, then to ``rate`` messages a second for a while.
+
+        Never shortens a pause that runs nor quickens a pace; ``refused``: a call was refused (429), not just near it.
+        """
+        self._run("SLOW", project_id, repr(pause), repr(rate), int(refused), PACE_SECONDS)
 
     def schedule_retry(
-        self, message_id: str, *, job_id: str, due: float, attempts: int, generation: int, answer: dict[str, Any] | None
+        self,
+        message_id: str,
+        *,
+        job_id: str,
+        delay: float,
+        attempts: int,
+        generation: int,
+        answer: dict[str, Any] | None,
     ) -> bool:
-        """Move a message to *retry* until Unix time ``due``. False when it is gone or no longer ``job_id``'s."""
-        args: list[str | bytes | float] = [message_id, due, attempts, generation, orjson.dumps(answer), job_id]
-        return bool(self._retry(keys=self._script_keys(message_id), args=args))
+        """Move a message to *retry* for ``delay`` seconds. False when it is gone or no longer ``job_id``'s."""
+        args = [message_id, job_id, repr(delay), attempts, generation, orjson.dumps(answer)]
+        return bool(self._run("RETRY", *args))
 
     def bury(
         self,
         message_id: str,
         *,
         job_id: str,
-        died_at: float,
         attempts: int,
         generation: int,
         answer: dict[str, Any] | None,
+        event: bytes = b"",
+        notice: QueuedMessage | None = None,
     ) -> bool:
-        """Make a message a dead letter. False when it is gone or no longer ``job_id``'s."""
-        args: list[str | bytes | float] = [message_id, died_at, attempts, generation, orjson.dumps(answer), job_id]
-        return bool(self._bury(keys=self._script_keys(message_id), args=args))
+        """Make a message a dead letter. False when it is gone or no longer ``job_id``'s.
 
-    def promote_due(self, now: float, *, batch_size: int) -> int:
-        """Give at most ``batch_size`` messages whose retry is due to a new RQ job. Returns how many.
-
-        Optimistic: when another process takes some of them at the same moment, nothing is done and 0 is returned.
+        In the same step ``event`` is kept for delivery to the webhook, and ``notice`` is queued (once a message).
         """
-        with self.redis.pipeline(transaction=True) as pipe:
-            pipe.watch(self.retries_key)  # type: ignore[no-untyped-call]
-            due = cast(list[bytes], pipe.zrangebyscore(self.retries_key, "-inf", now, start=0, num=batch_size))
-            ids = [value.decode() for value in due]
-            if not ids:
-                return 0
-            pipe.multi()
-            self._give_to_job(pipe, ids)
-            try:
-                pipe.execute()
-            except redis.WatchError:
-                return 0
-        return len(ids)
+        args: list[Any] = [message_id, job_id, attempts, generation, orjson.dumps(answer), event, MOST_WEBHOOKS]
+        if notice is None:
+            args.append("")
+        else:
+            args += [notice.id, notice.project_id, repr(notice.accepted_at)]
+            args += [part for pair in encode(notice).items() for part in pair]
+        return bool(self._run("BURY", *args))
 
-    def requeue(self, message_ids: Sequence[str], *, only: State | None = None) -> str | None:
-        """Give messages to a new RQ job at once: those in the state ``only``, or all. Returns the job's id."""
-        if not message_ids:
-            return None
-        with self.redis.pipeline(transaction=True) as pipe:
-            job_id = self._give_to_job(pipe, list(message_ids), only=only)
-            pipe.execute()
-        return job_id
-
-    def lease(self, job_id: str, seconds: float) -> None:
+    def renew_lease(self, job_id: str, *, lease: float = LEASE_SECONDS) -> None:
         """A sign of life of the worker that runs a job."""
-        self.redis.set(self.lease_key(job_id), "1", px=int(seconds * 1000))
+        self.redis.set(self.lease_key(job_id), "1", px=int(lease * 1000))
 
     def end_lease(self, job_id: str) -> None:
         self.redis.delete(self.lease_key(job_id))
 
-    def orphans(self, now: float, *, limit: int = 1000) -> list[str]:
-        """Ids of at most ``limit`` waiting messages whose job neither waits in the queue nor shows a sign of life.
+    # Housekeeping
 
-        Looks only at messages that were given to a job before those of the queue's first job (or ``SETTLE_SECONDS``
-        ago, with an empty queue): the queue is first in, first out, so a deep backlog costs nothing.
-        """
-        before = now - SETTLE_SECONDS
-        head = cast(bytes | None, self.redis.lindex(self.queue.key, 0))
-        if head is not None and (job := self.queue.fetch_job(head.decode())) is not None and job.args[0]:
-            scores = [score for score in self.redis.zmscore(self.waiting_key, job.args[0]) if score is not None]
-            before = min([before, *(float(score) for score in scores)])
-        found = cast(list[bytes], self.redis.zrangebyscore(self.waiting_key, "-inf", f"({before}", start=0, num=limit))
-        ids = [value.decode() for value in found]
-        if not ids:
-            return []
-        with self.redis.pipeline(transaction=False) as pipe:
-            for message_id in ids:
-                pipe.hget(self.message_key(message_id), "job")
-            jobs = [(value or b"").decode() for value in pipe.execute()]
-            carriers = sorted(set(jobs))
-            for job_id in carriers:
-                pipe.exists(self.lease_key(job_id))
-                pipe.lpos(self.queue.key, job_id)
-            answers = pipe.execute()
-        alive = {
-            job_id
-            for job_id, (leased, position) in zip(carriers, zip(answers[::2], answers[1::2], strict=True), strict=True)
-            if leased or position is not None
-        }
-        return [message_id for message_id, job_id in zip(ids, jobs, strict=True) if job_id not in alive]
+    def lead(self, who: str, seconds: float) -> bool:
+        """Take or keep the lock of the one that keeps house, for ``seconds``. False when another holds it."""
+        return bool(self._run("LEAD", who, int(seconds * 1000)))
 
-    def take_slots(self, project_id: str, count: int, *, not_before: float, pace: float) -> list[float]:
-        """``count`` Unix times, ``1 / pace`` seconds apart, after all those that were taken for this project before."""
-        last = float(self._slots(keys=[f"{self.name}:slots:{project_id}"], args=[not_before, count, 1 / pace]))
-        return [last - (count - 1 - index) / pace for index in range(count)]
+    def step_down(self, who: str) -> None:
+        self._run("STEP_DOWN", who)
 
-    def pause(self, project_id: str, until: float) -> None:
-        """Hold a rate-limited project's messages back until Unix time ``until``."""
-        lasts_ms = max(1, int((until - time.time()) * 1000))
-        self.redis.set(self.pause_key(project_id), repr(until), px=lasts_ms)
+    def promote_due(self, limit: int) -> int:
+        """Retries that are due wait again, at most about ``limit``. Returns how many."""
+        return cast(int, self._run("PROMOTE", limit))
 
-    def paused_until(self, project_ids: Sequence[str]) -> list[float | None]:
-        """Until when each project is held back (Unix time), None where it is not."""
-        if not project_ids:
-            return []
-        return [float(value) if value else None for value in self.redis.mget(map(self.pause_key, project_ids))]
+    def recover(self) -> int:
+        """What jobs without a sign of life had in hand waits again. Returns how many."""
+        return cast(int, self._run("RECOVER", MOST_IN_HAND))
+
+    def adopt(self) -> int:
+        """Messages that an earlier release queued go to their lanes. Returns how many; 0 when there are no more."""
+        return cast(int, self._run("ADOPT", AUDIT_CHUNK))
+
+    def add_tickets(self, batch_size: int) -> int:
+        """As many RQ jobs as the mail that can be sent now calls for. Returns how many were added."""
+        ready = cast(int, self._run("READY", MOST_TICKETS * batch_size))
+        if not ready:
+            return 0
+        missing = min(-(-ready // batch_size), MOST_TICKETS) - self.redis.llen(self.queue.key)
+        if missing <= 0:
+            return 0
+        with self.redis.pipeline(transaction=True) as pipe:
+            self._enqueue(pipe, missing)
+            pipe.execute()
+        return missing
+
+    # Both, and a person's commands
 
     def depth(self) -> Depth:
-        with self.redis.pipeline(transaction=False) as pipe:
-            pipe.zcard(self.waiting_key)
-            pipe.zcard(self.retries_key)
-            pipe.zcard(self.dead_key)
+        with self.redis.pipeline(transaction=True) as pipe:
+            for index in (self.messages_key, self.sending_key, self.retries_key, self.dead_key):
+                pipe.zcard(index)
             pipe.zrange(self.messages_key, 0, 0, withscores=True)
-            waiting, retries, dead, oldest = pipe.execute()
+            messages, sending, retries, dead, oldest = pipe.execute()
         return Depth(
-            waiting=waiting, retries=retries, dead=dead, oldest_accepted_at=float(oldest[0][1]) if oldest else None
+            waiting=messages - sending - retries,
+            sending=sending,
+            retries=retries,
+            dead=dead,
+            oldest_accepted_at=float(oldest[0][1]) if oldest else None,
         )
 
     def dead_ids(self) -> list[str]:
         """Ids of all dead letters, the oldest first."""
         return [value.decode() for value in cast(list[bytes], self.redis.zrange(self.dead_key, 0, -1))]
 
-    def verify(self) -> list[str]:
-        """One line for each stored message that is not in exactly one place; empty when all is well.
+    def requeue(self, message_ids: Sequence[str]) -> int:
+        """Dead letters wait again, with a lifetime that begins now. Returns how many."""
+        count = 0
+        for start in range(0, len(message_ids), AUDIT_CHUNK):
+            count += cast(int, self._run("REVIVE", *message_ids[start : start + AUDIT_CHUNK]))
+        if count:
+            self.add_tickets(AUDIT_CHUNK)
+        return count
 
-        Looks twice at what seems wrong, since a message may move while it is looked at.
+    def verify(self, *, patience: float = AUDIT_PATIENCE) -> Audit:
+        """Walk all of the store and prove that each message is in exactly one place, and that something will send it.
+
+        Goes over the messages and over every index, in steps that hold Redis up for a few milliseconds each. What
+        seems wrong is looked at again after ``patience`` seconds, twice: a dead worker's messages are not lost, they
+        wait for the housekeeper.
         """
-        suspects = self._misplaced(self._all_ids())
-        return sorted(self._misplaced(list(suspects)).values()) if suspects else []
-
-    def _all_ids(self) -> list[str]:
+        counts: dict[str, int] = {}
+        suspects: dict[str, str] = {}
         prefix = self.message_key("").encode()
-        stored = {key.removeprefix(prefix) for key in self.redis.scan_iter(match=self.message_key("*"), count=1000)}
-        for index in (self.messages_key, self.waiting_key, self.retries_key, self.dead_key):
-            stored.update(cast(list[bytes], self.redis.zrange(index, 0, -1)))
-        return [message_id.decode() for message_id in stored]
+        stored = self.redis.scan_iter(match=self.message_key("*"), count=1000)
+        self._audit((key.removeprefix(prefix) for key in stored), counts, suspects)
+        # What an index holds without a message: everything else in it has been looked at above.
+        for index in self._indexes():
+            members = (member for member, _ in self.redis.zscan_iter(index, count=1000))
+            self._audit(members, {}, suspects)
+        for _ in range(2):
+            if suspects:
+                time.sleep(patience)
+                again: dict[str, str] = {}
+                self._audit((name.encode() for name in suspects), {}, again)
+                suspects = again
+        return Audit(counts=counts, mistakes=sorted(suspects.values()) + self._unattended())
 
-    def _misplaced(self, message_ids: Sequence[str]) -> dict[str, str]:
-        mistakes: dict[str, str] = {}
-        with self.redis.pipeline(transaction=True) as pipe:
-            for message_id in message_ids:
-                pipe.hget(self.message_key(message_id), "state")
-                for index in (self.messages_key, self.waiting_key, self.retries_key, self.dead_key):
-                    pipe.zscore(index, message_id)
-            answers = pipe.execute() if message_ids else []
-        for position, message_id in enumerate(message_ids):
-            state, *scores = answers[position * 5 : position * 5 + 5]
-            places = tuple(score is not None for score in scores)
-            expected = PLACES.get(state.decode()) if state else (False,) * 4
-            if places != expected:
-                shown = state.decode() if state else "gone"
-                mistakes[message_id] = f"{message_id}: is {shown}, but stands in {_names(places)}"
-        return mistakes
+    def _indexes(self) -> list[bytes | str]:
+        lanes = list(self.redis.scan_iter(match=self.lane_key("*"), count=1000))
+        return [self.messages_key, self.sending_key, self.retries_key, self.dead_key, *lanes]
 
-    def _script_keys(self, message_id: str) -> list[str]:
-        return [self.message_key(message_id), self.messages_key, self.waiting_key, self.retries_key, self.dead_key]
+    def _audit(self, ids: Iterable[bytes], counts: dict[str, int], suspects: dict[str, str]) -> None:
+        walk: Iterator[bytes] = iter(ids)
+        while chunk := list(islice(walk, AUDIT_CHUNK)):
+            states, mistakes = cast(tuple[list[Any], list[bytes]], self._run("AUDIT", *chunk))
+            for state, count in zip(states[::2], states[1::2], strict=True):
+                counts[state.decode()] = counts.get(state.decode(), 0) + count
+            for line in mistakes:
+                text = line.decode()
+                suspects[text.partition(":")[0]] = text
 
-    def _give_to_job(self, pipe: Pipeline, ids: list[str], *, only: State | None = None) -> str:
-        job_id = uuid.uuid4().hex
-        now = time.time()
-        for message_id in ids:
-            args: list[str | float] = [message_id, job_id, now, now, only or ""]
-            self._assign(keys=self._script_keys(message_id), args=args, client=pipe)
-        self._enqueue(pipe, [(job_id, ids)])
-        return job_id
+    def _unattended(self) -> list[str]:
+        """Mail that could be sent now, while no RQ job is there to take it and no housekeeper to make one."""
+        ready = cast(int, self._run("READY", 1))
+        with self.redis.pipeline(transaction=False) as pipe:
+            pipe.llen(self.queue.key)
+            pipe.exists(f"{self.name}:housekeeper")
+            tickets, housekeeper = pipe.execute()
+        if ready and not tickets and not housekeeper:
+            return ["messages wait, but there is neither a job in the queue nor a forwarder that would make one"]
+        return []
 
-    def _enqueue(self, pipe: Pipeline, jobs: Sequence[tuple[str, list[str]]]) -> None:
+    def _run(self, name: str, *args: Any) -> Any:
+        script = self._scripts.get(name)
+        if script is None:
+            script = self._scripts[name] = self.redis.register_script(getattr(store_scripts, name))
+        return script(args=[self.name, *args])
+
+    def _enqueue(self, pipe: Pipeline, tickets: int) -> None:
         self.queue.enqueue_many(
             [
                 Queue.prepare_data(
                     FORWARD_FUNCTION,
-                    args=(ids,),
-                    job_id=job_id,
+                    job_id=uuid.uuid4().hex,
                     timeout=JOB_TIMEOUT,
                     result_ttl=RESULT_TTL,
                     failure_ttl=FAILURE_TTL,
                     description="",
-                    retry=Retry(max=MAX_JOB_RETRIES, interval=0),
                 )
-                for job_id, ids in jobs
+                for _ in range(tickets)
             ],
             pipeline=pipe,
         )
+
+
+def _decoded(values: list[bytes | None]) -> StoredMessage | CodecError | None:
+    try:
+        return decode(values)
+    except CodecError as error:
+        return error

@@ -33,7 +33,8 @@ DELIVERY_SECONDS = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400),
 )
 
-QUEUE_WAITING = Gauge("plunk_smtp_queue_waiting", "Messages carried by an RQ job", multiprocess_mode="mostrecent")
+QUEUE_WAITING = Gauge("plunk_smtp_queue_waiting", "Messages in their lanes", multiprocess_mode="mostrecent")
+QUEUE_SENDING = Gauge("plunk_smtp_queue_sending", "Messages that a job has in hand", multiprocess_mode="mostrecent")
 QUEUE_RETRIES = Gauge(
     "plunk_smtp_queue_retries", "Messages waiting for their next attempt", multiprocess_mode="mostrecent"
 )

@@ -24,6 +24,24 @@ MAX_MESSAGE: Final = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit:
+    """A project's rate limit as the RateLimit-* headers of an answer tell it."""
+
+    limit: float
+    """Requests that may come at once when none has come for a while."""
+    remaining: float
+    """Requests that may come at once now."""
+    reset: float
+    """Seconds until ``remaining`` is ``limit`` again."""
+
+    @property
+    def per_second(self) -> float | None:
+        """The rate at which ``remaining`` grows; None where the headers do not say."""
+        grows = self.limit - self.remaining
+        return grows / self.reset if grows > 0 and self.reset > 0 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """One HTTP answer of the API, read as PLUNK's error envelope where it is one."""
 
@@ -38,6 +56,8 @@ class Answer:
     """``error.details.originalStatusCode`` of a 409: what the first request with this key ended in; None = running."""
     retry_after: float | None = None
     """Seconds, from Retry-After."""
+    rate: RateLimit | None = None
+    """From RateLimit-Limit, -Remaining and -Reset, where all three are there."""
 
     @property
     def is_success(self) -> bool:
@@ -100,7 +120,7 @@ class PlunkApi:
 def read_answer(status: int, headers: Any, content: bytes) -> Answer:
     """The answer of a status, case-insensitive headers and a body. Never raises: a body may be anything."""
     if 200 <= status < 300:
-        return Answer(status=status)
+        return Answer(status=status, rate=_rate(headers))
     error: dict[str, Any] = {}
     try:
         parsed = orjson.loads(content)
@@ -120,7 +140,17 @@ def read_answer(status: int, headers: Any, content: bytes) -> Answer:
         else (),
         original_status=original if isinstance(original, int) and not isinstance(original, bool) else None,
         retry_after=_seconds(headers.get("Retry-After")),
+        rate=_rate(headers),
     )
+
+
+def _rate(headers: Any) -> RateLimit | None:
+    if "RateLimit-Remaining" not in headers:
+        return None
+    limit, remaining, reset = (_seconds(headers.get(f"RateLimit-{name}")) for name in ("Limit", "Remaining", "Reset"))
+    if limit is None or remaining is None or reset is None:
+        return None
+    return RateLimit(limit=limit, remaining=remaining, reset=reset)
 
 
 def _text(value: Any) -> str:

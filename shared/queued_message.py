@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-CODEC_VERSION: Final = 1
+CODEC_VERSION: Final = 2
 """Version written into every envelope. A reader accepts this and every earlier one."""
 
 
@@ -31,7 +31,9 @@ class State(StrEnum):
     """Where a stored message stands. Sent messages are gone, so that state has no name here."""
 
     WAITING = "waiting"
-    """A live RQ job carries it: it waits in the queue or is being sent."""
+    """It stands in its project's lane."""
+    SENDING = "sending"
+    """A job has it in hand."""
     RETRY = "retry"
     """It waits for the time of its next attempt."""
     DEAD = "dead"
@@ -95,13 +97,24 @@ class StoredMessage:
     message: QueuedMessage
     state: State
     job_id: str
-    """The RQ job that carries it (or carried it last)."""
+    """The RQ job that has it in hand (or had it last)."""
     attempts: int
     """API calls that were judged so far; a wait for a rate limit is not counted."""
     generation: int
     """1 for the first idempotency key; one more after each key that the API has spent on an unknown outcome."""
     last_answer: dict[str, Any] | None
     """The last answer: ``{"at": unix seconds, "status": int | None, "code": str, "message": str}``."""
+    first_at: float | None = None
+    """Unix time of the first judged attempt that did not send it."""
+    died_at: float | None = None
+    """Unix time at which it became a dead letter."""
+    since: float | None = None
+    """Unix time at which a person had it tried again: its lifetime begins there."""
+
+    @property
+    def lifetime_from(self) -> float:
+        """Unix time from which its lifetime counts."""
+        return self.since or self.message.accepted_at
 
     @property
     def idempotency_key(self) -> str:
@@ -115,17 +128,29 @@ class StoredMessage:
         return base + suffix
 
 
-FIELDS: Final = ("envelope", "body", "state", "job", "attempts", "generation", "answer")
+FIELDS: Final = (
+    "envelope",
+    "body",
+    "state",
+    "job",
+    "attempts",
+    "generation",
+    "answer",
+    "first_at",
+    "died_at",
+    "since",
+)
 """Fields of a message's Redis hash, in the order in which ``decode`` takes their values."""
 
 
-def encode(message: QueuedMessage, *, job_id: str) -> dict[Any, Any]:
+def encode(message: QueuedMessage) -> dict[Any, Any]:
     """The Redis hash of a newly accepted message."""
     return {
         "envelope": message.envelope(),
         "body": message.body,
+        # Once more outside the envelope: the store's steps need it without reading JSON.
+        "project": message.project_id,
         "state": State.WAITING.value,
-        "job": job_id,
         "attempts": 0,
         "generation": 1,
     }
@@ -133,7 +158,7 @@ def encode(message: QueuedMessage, *, job_id: str) -> dict[Any, Any]:
 
 def decode(values: list[bytes | None]) -> StoredMessage | None:
     """The stored message of the ``FIELDS`` values; None when there is none. Raises ``CodecError``."""
-    envelope, body, state, job, attempts, generation, answer = values
+    envelope, body, state, job, attempts, generation, answer, first_at, died_at, since = values
     if envelope is None and body is None:
         return None
     try:
@@ -160,6 +185,9 @@ def decode(values: list[bytes | None]) -> StoredMessage | None:
             attempts=int(attempts or 0),
             generation=int(generation or 1),
             last_answer=orjson.loads(answer) if answer else None,
+            first_at=float(first_at) if first_at else None,
+            died_at=float(died_at) if died_at else None,
+            since=float(since) if since else None,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CodecError(f"stored message cannot be read: {error}") from error

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
 
 import redis
 from redis.backoff import NoBackoff
@@ -10,6 +14,9 @@ from redis.retry import Retry
 
 DURABLE: Final = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 """Under these an acknowledged write survives a crash and is never evicted: setting → the value it must have."""
+
+WAITAOF_SINCE: Final = (7, 2)
+"""Redis's version (and the one Valkey reports as Redis's) from which WAITAOF can stand in for ``always``."""
 
 SOCKET_TIMEOUT: Final = 10.0
 """Seconds one command may take. Longer than any fsync, shorter than a client's patience."""
@@ -28,20 +35,61 @@ def connect(redis_url: str, *, connections: int = 10, socket_timeout: float | No
     )
 
 
-def durability_mistakes(connection: redis.Redis) -> list[str]:
-    """One line for each setting under which an acknowledged message could be lost; empty when Redis is durable.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durability:
+    """Whether what Redis acknowledges survives its crash, and what must be asked of it for that."""
 
-    Raises ``redis.RedisError`` when Redis does not answer. A Redis that hides CONFIG counts as unknown, so not durable.
+    mistakes: tuple[str, ...] = ()
+    """One line for each reason for which an acknowledged message could be lost; empty when Redis is durable."""
+    needs_wait_aof: bool = False
+    """Redis acknowledges before fsync, so a write counts only after WAITAOF."""
+
+
+def judge_durability(config: Mapping[str, str] | None, info: Mapping[str, Any]) -> Durability:
+    """The decision, from CONFIG GET (None where it is not allowed) and INFO.
+
+    Where CONFIG is hidden, as at many hosts of Redis, INFO still says whether there is an append-only file and what is
+    evicted, and WAITAOF proves the rest for each write.
     """
-    values: dict[str, str] = {}
+    known = config is not None
+    values = dict(config or {})
+    if not known:
+        if "aof_enabled" in info:
+            values["appendonly"] = "yes" if info["aof_enabled"] else "no"
+        if "maxmemory_policy" in info:
+            values["maxmemory-policy"] = str(info["maxmemory_policy"])
+    version = re.match(r"(\d+)\.(\d+)", str(info.get("redis_version", "")))
+    can_wait = bool(version) and version is not None and (int(version[1]), int(version[2])) >= WAITAOF_SINCE
+    by_wait = can_wait and values.get("appendonly") == "yes" and values.get("appendfsync", "everysec") == "everysec"
+    mistakes = []
+    for name, must in DURABLE.items():
+        is_now = values.get(name)
+        if is_now == must or (name == "appendfsync" and by_wait):
+            continue
+        if is_now is None and not known:
+            mistakes.append(f"{name} cannot be checked (CONFIG is not allowed), must be {must}")
+        else:
+            mistakes.append(f"{name} is {is_now or 'unset'}, must be {must}")
+    return Durability(mistakes=tuple(mistakes), needs_wait_aof=by_wait)
+
+
+def look_at_durability(connection: redis.Redis) -> Durability:
+    """Ask this Redis. Raises ``redis.RedisError`` when it does not answer at all."""
+    config: dict[str, str] = {}
+    # One at a time: before 7.0 CONFIG GET takes one name only.
+    is_allowed = all(_asked(config, partial(connection.config_get, name)) for name in DURABLE)
+    info: dict[str, Any] = {}
+    for section in ("server", "persistence", "memory"):
+        _asked(info, partial(connection.info, section))
+    return judge_durability(config if is_allowed else None, info)
+
+
+def _asked(found: dict[str, Any], ask: Callable[[], Any]) -> bool:
+    """Add what ``ask`` returns to ``found``; False where an ACL forbids the command or the host has renamed it."""
     try:
-        for name in DURABLE:
-            # One at a time: before 7.0 CONFIG GET takes one name only.
-            values |= cast(dict[str, str], connection.config_get(name))
-    except redis.ResponseError:
-        return ["CONFIG is not allowed on this Redis, so its durability cannot be checked"]
-    return [
-        f"{name} is {values.get(name) or 'unset'}, must be {must}"
-        for name, must in DURABLE.items()
-        if values.get(name) != must
-    ]
+        found.update(ask())
+    except redis.ResponseError as error:
+        if isinstance(error, redis.exceptions.NoPermissionError) or "unknown command" in str(error).lower():
+            return False
+        raise
+    return True

@@ -36,13 +36,13 @@ def stored_values(mapping: dict[str, object]) -> list[bytes | None]:
 
 
 def test_what_is_encoded_is_decoded() -> None:
-    stored = decode(stored_values(encode(MESSAGE, job_id="j1")))
+    stored = decode(stored_values(encode(MESSAGE)))
     assert stored is not None
     # The digest serves only at the hand-over, under a key of its own.
     assert stored.message == QueuedMessage(
         **{name: getattr(MESSAGE, name) for name in QueuedMessage.__slots__ if name != "digest"}
     )
-    assert (stored.state, stored.job_id, stored.attempts, stored.generation) == (State.WAITING, "j1", 0, 1)
+    assert (stored.state, stored.job_id, stored.attempts, stored.generation) == (State.WAITING, "", 0, 1)
     assert stored.last_answer is None
 
 
@@ -91,7 +91,7 @@ def test_a_message_that_is_gone_is_none() -> None:
     ],
 )
 def test_what_cannot_be_read_says_so(broken: dict[str, bytes | None]) -> None:
-    mapping = {**encode(MESSAGE, job_id="j1"), **broken}
+    mapping = {**encode(MESSAGE), **broken}
     with pytest.raises(CodecError):
         decode(stored_values(mapping))
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_read_says_so(broken: dict[str, bytes | None]) -> None:
 )
 def test_each_generation_has_its_own_idempotency_key(own_key: str | None, generation: int, key: str) -> None:
     envelope = orjson.dumps({**orjson.loads(MESSAGE.envelope()), "idempotency_key": own_key})
-    mapping = {**encode(MESSAGE, job_id="j"), "envelope": envelope, "generation": generation}
+    mapping = {**encode(MESSAGE), "envelope": envelope, "generation": generation}
     stored = decode(stored_values(mapping))
     assert stored is not None
     assert stored.idempotency_key == key
@@ -116,7 +116,7 @@ def test_each_generation_has_its_own_idempotency_key(own_key: str | None, genera
 
 def test_a_long_key_of_the_clients_own_stays_within_the_apis_limit() -> None:
     envelope = orjson.dumps({**orjson.loads(MESSAGE.envelope()), "idempotency_key": "k" * 255})
-    stored = decode(stored_values({**encode(MESSAGE, job_id="j"), "envelope": envelope, "generation": 2}))
+    stored = decode(stored_values({**encode(MESSAGE), "envelope": envelope, "generation": 2}))
     assert stored is not None
     assert len(stored.idempotency_key) <= 255
     assert stored.idempotency_key.endswith(".2")
