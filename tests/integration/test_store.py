@@ -18,7 +18,7 @@ from forwarder.housekeeping import Housekeeping
 from forwarder.worker import ForwarderWorker
 from sandbox.processes import wait_until
 from sandbox.redis_server import RedisServer
-from shared.message_store import MOST_TAKEN_BYTES, JsonSerializer, MessageStore
+from shared.message_store import MOST_TAKEN_BYTES, MessageStore
 from shared.queued_message import CodecError, QueuedMessage, State, StoredMessage, new_message_id
 
 GOLDEN = Path(__file__).parents[1] / "unit" / "golden"
