@@ -22,6 +22,7 @@ from forwarder.worker import ForwarderWorker, run_for_ever
 from shared.checks import check_api, check_database, check_redis, print_checks
 from shared.log import configure, get_logger
 from shared.message_store import MessageStore
+from shared.metrics import QueueCollector
 from shared.plunk_api import PlunkApi
 from shared.probes import ProbeServer
 from shared.queued_message import CodecError, StoredMessage
@@ -79,7 +80,7 @@ def run(settings: Settings, workers: int) -> int:
             probes = ProbeServer(
                 settings.health_port,
                 readiness=readiness,
-                before_metrics=housekeeping.measure,
+                collectors=[QueueCollector(housekeeping.gauges)],
                 multiprocess_dir=directory,
             )
             probes.start()

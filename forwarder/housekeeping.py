@@ -13,7 +13,6 @@ import redis
 
 from shared.log import get_logger
 from shared.message_store import MessageStore
-from shared.metrics import QUEUE_DEAD, QUEUE_OLDEST_SECONDS, QUEUE_RETRIES, QUEUE_SENDING, QUEUE_WAITING
 
 TICK_SECONDS: Final = 0.25
 SWEEP_SECONDS: Final = 5.0
@@ -75,18 +74,20 @@ class Housekeeping:
             log.warning("Messages of a dead worker were queued again", count=count)
         return count
 
-    def measure(self) -> None:
-        """Bring the queue's gauges up to date; without Redis they keep their last values."""
+    def gauges(self) -> dict[str, float] | None:
+        """The queue's gauges (``shared.metrics.QUEUE_GAUGES``) as they are now; None while Redis does not answer."""
         try:
             depth = self._store.depth()
         except redis.RedisError:
-            return
-        QUEUE_WAITING.set(depth.waiting)
-        QUEUE_SENDING.set(depth.sending)
-        QUEUE_RETRIES.set(depth.retries)
-        QUEUE_DEAD.set(depth.dead)
+            return None
         oldest = depth.oldest_accepted_at
-        QUEUE_OLDEST_SECONDS.set(0 if oldest is None else max(0.0, time.time() - oldest))
+        return {
+            "plunk_smtp_queue_waiting": depth.waiting,
+            "plunk_smtp_queue_sending": depth.sending,
+            "plunk_smtp_queue_retries": depth.retries,
+            "plunk_smtp_queue_dead": depth.dead,
+            "plunk_smtp_queue_oldest_seconds": 0.0 if oldest is None else max(0.0, time.time() - oldest),
+        }
 
     def _run(self) -> None:
         while not self._done.wait(TICK_SECONDS):

@@ -13,6 +13,7 @@ from typing import Final
 import click
 import redis
 import uvloop
+from prometheus_client.multiprocess import mark_process_dead
 
 from ingress.certificates import CertificateError, CertificateStore
 from ingress.checks import check_all
@@ -60,6 +61,8 @@ def supervise(settings: Settings) -> int:
             count=settings.ingress_processes,
             stop_timeout=settings.shutdown_timeout + 3,
             environ={**os.environ, MULTIPROCESS_DIR: directory},
+            # What a dead process had open is open no more.
+            on_exit=lambda pid: mark_process_dead(pid, directory),  # type: ignore[no-untyped-call]
         )
 
         def readiness() -> Mapping[str, str]:

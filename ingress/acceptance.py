@@ -14,6 +14,7 @@ from ingress.message import Limits, ParsedMessage, parse
 from ingress.preflight import Preflight
 from ingress.replies import Replies, Reply, SmtpError
 from shared.log import get_logger
+from shared.metrics import ACCEPT_SECONDS
 from shared.projects import DirectoryUnavailable, ProjectDirectory
 from shared.queued_message import QueuedMessage, new_message_id
 
@@ -57,6 +58,7 @@ class Acceptance:
             raise Replies.SENDER_DOMAIN.error(cause=f"domain {domain}")
 
     async def accept(self, submission: Submission) -> Reply:
+        started = time.monotonic()
         message_id = new_message_id()
         bound = log.bind(message_id=message_id, session=submission.session, project=submission.login.project.id)
         to = ", ".join(submission.recipients)
@@ -99,6 +101,12 @@ class Acceptance:
                 **error.log_fields,
             )
             raise
+        except Exception as error:
+            # A defect: the client is asked to come again, and the log has the message's id beside the traceback.
+            bound.exception(f"Email failed: {submission.envelope_from} → {to}")
+            raise Replies.TROUBLE.error(cause=type(error).__name__) from error
+        finally:
+            ACCEPT_SECONDS.observe(time.monotonic() - started)
         if queued_id != message_id:
             bound.info(f"Email is a repeat of {queued_id}: {parsed.sender} → {to}", client_message_id=parsed.message_id)
         else:

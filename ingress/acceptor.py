@@ -17,7 +17,7 @@ from ingress.certificates import CertificateStore
 from ingress.clients import Network, client_address, is_in
 from ingress.limits import Slot
 from ingress.proxy_protocol import ProxyHeaderError, missing, parse
-from ingress.session import TLS_HANDSHAKE, SessionFactory
+from ingress.session import TLS_HANDSHAKE, TLS_SHUTDOWN, SessionFactory
 from shared.log import get_logger
 
 PROXY_HEADER: Final = 5.0
@@ -124,7 +124,11 @@ class Acceptor:
         session = self._sessions(implicit_tls=True, peer=peer, slot=slot)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: session, connection, ssl=context, ssl_handshake_timeout=TLS_HANDSHAKE
+                lambda: session,
+                connection,
+                ssl=context,
+                ssl_handshake_timeout=TLS_HANDSHAKE,
+                ssl_shutdown_timeout=TLS_SHUTDOWN,
             )
         except (ssl.SSLError, OSError, EOFError, TimeoutError) as error:
             log.info("TLS handshake failed", peer=peer, error=type(error).__name__)

@@ -52,6 +52,9 @@ MAX_OVERSHOOT: Final = 1000
 TLS_HANDSHAKE: Final = 30.0
 """Seconds that a TLS handshake may take."""
 
+TLS_SHUTDOWN: Final = 3.0
+"""Seconds that a client has to answer TLS's good-bye: one that is asleep must not hold up a stop (the loop: 30)."""
+
 log = get_logger(__name__)
 
 
@@ -311,7 +314,12 @@ class SmtpSession(SMTP):
         self._upgrading = True
         try:
             transport = await self.loop.start_tls(
-                self.transport, self, context, server_side=True, ssl_handshake_timeout=TLS_HANDSHAKE
+                self.transport,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=TLS_HANDSHAKE,
+                ssl_shutdown_timeout=TLS_SHUTDOWN,
             )
         except (ssl.SSLError, OSError, EOFError, asyncio.IncompleteReadError, TimeoutError) as error:
             log.info("TLS handshake failed", session=self.id, peer=self.peer, error=type(error).__name__)

@@ -56,10 +56,7 @@ class PostgresServer:
         self._user = pwd.getpwnam(UNPRIVILEGED).pw_uid if os.geteuid() == 0 else None
         installation = find_installation()
         if self._user is not None:
-            # Somewhere that the unprivileged user can reach: a home or a temporary directory is often 0700.
-            for folder in (directory, *directory.parents):
-                if folder.stat().st_uid == 0 and not folder.stat().st_mode & 0o001:
-                    folder.chmod(folder.stat().st_mode | 0o011)
+            self._open_the_way()
             if not readable_by_others(installation):
                 installation = copy_installation(installation, directory / "wheel")
             os.chown(directory, self._user, -1)
@@ -77,7 +74,14 @@ class PostgresServer:
             stop_signal=signal.SIGINT,
         )
 
+    def _open_the_way(self) -> None:
+        """Let the unprivileged user in: a home or a temporary directory is often 0700, and may become so again."""
+        for folder in (self._directory, *self._directory.parents) if self._user is not None else ():
+            if folder.stat().st_uid == 0 and not folder.stat().st_mode & 0o001:
+                folder.chmod(folder.stat().st_mode | 0o011)
+
     def start(self) -> None:
+        self._open_the_way()
         if not (self._data / "PG_VERSION").exists():
             self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
         self.process.start()
@@ -104,6 +108,7 @@ class PostgresServer:
         return subprocess.run(command, check=False).returncode == 0
 
     def _run(self, program: str, *args: str, text: str = "") -> str:
+        self._open_the_way()
         finished = subprocess.run(
             [str(self._bin / program), *args],
             input=text,

@@ -140,6 +140,7 @@ class Stack:
         workers: int = 1,
         preferred_ports: Mapping[str, int] | None = None,
         services: Stack | None = None,
+        probes: bool = False,
         **settings: str,
     ) -> None:
         ports = preferred_ports or {}
@@ -172,8 +173,16 @@ class Stack:
             **settings,
         }
         self.queue_name = self.environ.get("QUEUE_NAME", "plunk-smtp")
-        self.ingress = Role("ingress", directory, self.environ)
-        self.forwarder = Role("forwarder", directory, self.environ, "--workers", str(workers))
+        self.probes = {name: free_port() for name in ("ingress", "forwarder")} if probes else {}
+        self.ingress = Role("ingress", directory, self._environ_of("ingress"))
+        self.forwarder = Role("forwarder", directory, self._environ_of("forwarder"), "--workers", str(workers))
+
+    def _environ_of(self, role: str) -> dict[str, str]:
+        return {**self.environ, **({"HEALTH_PORT": str(self.probes[role])} if role in self.probes else {})}
+
+    def probe(self, role: str, path: str) -> requests.Response:
+        """The answer of a role's probe port; the stack was made with ``probes=True``."""
+        return requests.get(f"http://127.0.0.1:{self.probes[role]}{path}", timeout=30)
 
     def start_services(self) -> None:
         """Redis, PostgreSQL with the demo project, and the API."""

@@ -15,8 +15,11 @@ from typing import Any, Final, Literal, cast
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-SECRET: Final = re.compile(r"(?i)\bsk_[A-Za-z0-9_-]+|(?<=://)[^/@\s]*:[^/@\s]+(?=@)|(?<=bearer )\S+")
-"""What must never be printed: a project's secret, the user part of a URL, a bearer token."""
+SECRET: Final = re.compile(r"(?i)\bsk_[A-Za-z0-9_-]+|(?<=://)[^/\s]*:[^/\s]+(?=@)|(?<=bearer )\S+")
+"""What must never be printed: a project's secret, the user part of a URL (to its last @), a bearer token."""
+
+DEEPEST: Final = 20
+"""Containers in containers that are looked into; what lies deeper is not printed at all."""
 
 
 def redact(text: str) -> str:
@@ -24,7 +27,7 @@ def redact(text: str) -> str:
     return SECRET.sub("[redacted]", text)
 
 
-def redact_all(value: Any) -> Any:
+def redact_all(value: Any, *, depth: int = 0) -> Any:
     """``value`` with every secret-looking part of its texts replaced, however deep they lie.
 
     An object that is no text, number or collection becomes its redacted ``repr``: that is what a log would print of it.
@@ -33,12 +36,14 @@ def redact_all(value: Any) -> Any:
         return redact(value)
     if value is None or isinstance(value, bool | int | float):
         return value
-    if isinstance(value, Mapping):
-        return {redact_all(key): redact_all(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [redact_all(item) for item in value]
-    if isinstance(value, bytes | bytearray):
+    if isinstance(value, bytes | bytearray | memoryview):
         return redact(bytes(value).decode("utf-8", "backslashreplace"))
+    if depth >= DEEPEST:
+        return "[…]"
+    if isinstance(value, Mapping):
+        return {redact(str(key)): redact_all(item, depth=depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [redact_all(item, depth=depth + 1) for item in value]
     return redact(repr(value))
 
 
@@ -62,7 +67,10 @@ def configure(log_format: Literal["auto", "pretty", "json"], level: str, *, proc
         _redact_event,
     ]
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if pretty else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if pretty
+        # As it is written, so that a sentence can be searched for: "a@x → b@y", not "a@x \\u2192 b@y".
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25)
 """Seconds."""
@@ -33,14 +36,23 @@ DELIVERY_SECONDS = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400),
 )
 
-QUEUE_WAITING = Gauge("plunk_smtp_queue_waiting", "Messages in their lanes", multiprocess_mode="mostrecent")
-QUEUE_SENDING = Gauge("plunk_smtp_queue_sending", "Messages that a job has in hand", multiprocess_mode="mostrecent")
-QUEUE_RETRIES = Gauge(
-    "plunk_smtp_queue_retries", "Messages waiting for their next attempt", multiprocess_mode="mostrecent"
-)
-QUEUE_DEAD = Gauge("plunk_smtp_queue_dead", "Dead letters", multiprocess_mode="mostrecent")
-QUEUE_OLDEST_SECONDS = Gauge(
-    "plunk_smtp_queue_oldest_seconds",
-    "Age of the oldest undelivered message, in seconds",
-    multiprocess_mode="mostrecent",
-)
+
+QUEUE_GAUGES: Final = {
+    "plunk_smtp_queue_waiting": "Messages in their lanes",
+    "plunk_smtp_queue_sending": "Messages that a job has in hand",
+    "plunk_smtp_queue_retries": "Messages waiting for their next attempt",
+    "plunk_smtp_queue_dead": "Dead letters",
+    "plunk_smtp_queue_oldest_seconds": "Age of the oldest undelivered message, in seconds",
+}
+"""What the forwarder's parent reads from the store whenever it is asked, beside its workers' own counts."""
+
+
+class QueueCollector(Collector):
+    """The queue's gauges as ``read`` finds them now: name → value. None while Redis does not answer."""
+
+    def __init__(self, read: Callable[[], Mapping[str, float] | None]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for name, value in (self._read() or {}).items():
+            yield GaugeMetricFamily(name, QUEUE_GAUGES[name], value=value)

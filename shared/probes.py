@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from shared.log import get_logger
 
@@ -18,19 +19,23 @@ Readiness = Callable[[], Mapping[str, str]]
 log = get_logger(__name__)
 
 
-def _metrics(multiprocess_dir: str | None) -> bytes:
-    """This process's metrics, with those of the processes that leave theirs in ``multiprocess_dir`` added up."""
+def _metrics(multiprocess_dir: str | None, collectors: Sequence[Collector]) -> bytes:
+    """This process's metrics, or those that its children leave in ``multiprocess_dir`` added up; and ``collectors``."""
+    own = CollectorRegistry()
+    for collector in collectors:
+        own.register(collector)
     if multiprocess_dir is None:
-        return generate_latest()
+        return generate_latest() + generate_latest(own)
     children = CollectorRegistry()
     MultiProcessCollector(children, path=multiprocess_dir)  # type: ignore[no-untyped-call]
-    return generate_latest(children)
+    return generate_latest(children) + generate_latest(own)
 
 
 class ProbeServer:
     """Serves the probes until ``stop``. ``/readyz`` is 200 only when every dependency says "ok".
 
     ``multiprocess_dir``: where child processes leave their metrics (PROMETHEUS_MULTIPROC_DIR); None = this process's.
+    ``collectors``: asked at every ``/metrics``, for what is nobody's count.
     """
 
     def __init__(
@@ -38,7 +43,7 @@ class ProbeServer:
         port: int,
         *,
         readiness: Readiness,
-        before_metrics: Callable[[], None] = lambda: None,
+        collectors: Sequence[Collector] = (),
         multiprocess_dir: str | None = None,
         host: str = "0.0.0.0",  # noqa: S104
     ) -> None:
@@ -57,8 +62,7 @@ class ProbeServer:
                     status = 200 if all(value == "ok" for value in result.values()) else 503
                     self._answer(status, orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE), "application/json")
                 elif self.path == "/metrics":
-                    before_metrics()
-                    self._answer(200, _metrics(multiprocess_dir), CONTENT_TYPE_LATEST)
+                    self._answer(200, _metrics(multiprocess_dir, collectors), CONTENT_TYPE_LATEST)
                 else:
                     self._answer(404, b"not found\n", "text/plain")
 

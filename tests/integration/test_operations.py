@@ -6,11 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
 
 from sandbox.processes import ServerProcess, free_port, wait_until
 from sandbox.stack import ROOT, Stack
@@ -73,49 +71,6 @@ def test_a_busy_port_is_named(plain_relay: Stack) -> None:
     found = run("ingress", **plain_relay.environ)
     assert found.returncode == 78
     assert f"Port {plain_relay.port_submission}: already in use" in found.stderr
-
-
-@pytest.fixture
-def probed(tmp_path: Path) -> Iterator[tuple[Stack, dict[str, str]]]:
-    """A relay whose roles have probes, and their base URLs."""
-    stack = Stack(tmp_path, tls=False)
-    urls = {}
-    for role in (stack.ingress, stack.forwarder):
-        port = free_port()
-        urls[role.process.log.stem] = f"http://127.0.0.1:{port}"
-        role.process._environ = {**(role.process._environ or {}), "HEALTH_PORT": str(port)}
-    with stack:
-        yield stack, urls
-
-
-def test_probes_tell_the_truth_and_metrics_count(probed: tuple[Stack, dict[str, str]]) -> None:
-    stack, urls = probed
-    for url in urls.values():
-        assert requests.get(url + "/livez", timeout=20).text == "ok\n"
-        wait_until(lambda u=url: requests.get(u + "/readyz", timeout=20).status_code == 200, timeout=20, what="ready")
-        assert requests.get(url + "/nothing", timeout=20).status_code == 404
-    with Wire(stack.port_submission) as wire:
-        wire.login()
-        assert wire.message(simple()).startswith("250")
-        metrics = requests.get(urls["ingress"] + "/metrics", timeout=20).text
-        assert 'plunk_smtp_replies_total{code="250"} 1.0' in metrics
-        assert "plunk_smtp_connections 1.0" in metrics
-    wait_until(lambda: not stack.queued(), timeout=30, what="an empty queue")
-    assert (
-        'plunk_smtp_verdicts_total{verdict="sent"} 1.0' in requests.get(urls["forwarder"] + "/metrics", timeout=20).text
-    )
-    stack.postgres.kill()
-    for url in urls.values():
-        answer = requests.get(url + "/readyz", timeout=30)
-        assert answer.status_code == 503
-        assert answer.json()["database"] != "ok"
-    stack.postgres.start()
-    stack.redis.kill()
-    assert requests.get(urls["ingress"] + "/readyz", timeout=30).json()["queue"].startswith("451 4.3.0")
-    assert requests.get(urls["ingress"] + "/livez", timeout=20).status_code == 200
-    stack.redis.start()
-    for url in urls.values():
-        wait_until(lambda u=url: requests.get(u + "/readyz", timeout=20).status_code == 200, timeout=60, what="ready")
 
 
 def test_honcho_runs_the_procfile(own_relay: Stack, tmp_path: Path) -> None:

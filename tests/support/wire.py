@@ -65,7 +65,7 @@ class Wire:
         return self._file.readline() == b""
 
     def close(self) -> None:
-        self._file.close()
+        self._file.close()  # It would keep the connection open.
         self.socket.close()
 
     def __enter__(self) -> Wire:
