@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +12,13 @@ import pytest
 
 from sandbox.processes import wait_until
 from sandbox.redis_server import RedisServer
-from sandbox.stack import Stack
+from sandbox.stack import ROOT, Stack
+
+# Every run of pytest closes the directory of all runs to others, PostgreSQL's unprivileged user among them: runs of
+# different checkouts have one each.
+_TEMPORARY = Path(tempfile.gettempdir()) / f"plunk-smtp-{hashlib.sha1(str(ROOT).encode()).hexdigest()[:8]}"
+_TEMPORARY.mkdir(exist_ok=True)
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_TEMPORARY))
 
 
 @pytest.fixture(scope="session")
