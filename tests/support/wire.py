@@ -10,10 +10,20 @@ from sandbox.stack import DEMO_SECRET
 
 
 class Wire:
-    """One connection, of TLS from its first byte with ``tls``; ``greeting`` is the server's first reply."""
+    """One connection, of TLS from its first byte with ``tls``; ``greeting`` is the server's first reply.
 
-    def __init__(self, port: int, *, read_greeting: bool = True, tls: ssl.SSLContext | None = None) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+    ``source``: the loopback address to come from.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *,
+        read_greeting: bool = True,
+        tls: ssl.SSLContext | None = None,
+        source: str = "127.0.0.1",
+    ) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(source, 0))
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self._file = self.socket.makefile("rb")
