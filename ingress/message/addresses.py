@@ -12,11 +12,16 @@ from typing import Final, NamedTuple
 from ingress.message.headers import decode_words, one_line
 
 _SIMPLE: Final = re.compile(
-    r"""[\s,]*+(?:"([^"\\]*+)"|([^\s"<>(),;:@=\\\[\]][^"<>(),;:@\\\[\]=]*+)|)\s*+<([^\s"<>(),;:\\]++)>\s*+(?:,|\Z)"""
+    r"""[\s,;]*+(?:(?:"([^"\\]*+)"|([^\s"<>(),;:@=\\\[\]][^"<>(),;:@\\\[\]=]*+)|"""
+    r"""((?:=\?[^?\s]++\?[bBqQ]\?[^?\s]*+\?=\s*+)++)|)\s*+<([^\s"<>(),;:\\]++)>"""
+    r"""|([^\s"<>(),;:@=\\\[\]]++@[^\s"<>(),;:@=\\\[\]]++))\s*+(?:[,;]|\Z)"""
 )
-"""An entry as most programs write it: a name, quoted or not, and an angle address."""
+"""An entry as most programs write it: a name, quoted or not, and an angle address, or an address alone."""
+_SEPARATORS: Final = re.compile(r"[\s,;]*+")
 
-_WORD: Final = r"""(?P<word>=\?[^?\s]++\?[bBqQ]\?[^?\s]*+\?=|[^"<>(),;:\[=]++|=|\[[^\[\]]*+\]?)|(?P<angle><[^<>]*+>?)"""
+_WORD: Final = (
+    r"""(?P<word>=\?[^?\s]++\?[bBqQ]\?[^?\s]*+\?=|[^"<>(),;:\[=]++|=|\[[^\[\]]*+\]?)|(?P<angle><++[^<>]*+>?)"""
+)
 _TOKEN: Final = re.compile(_WORD + r"""|(?P<quoted>"(?:[^"\\]|\\.)*+")|(?P<mark>.)""", re.DOTALL)
 _TOKEN_WITHOUT_QUOTES: Final = re.compile(_WORD + r"|(?P<quoted>(?!))|(?P<mark>.)", re.DOTALL)
 """For what follows a quote that has no partner: looking for one at every further quote would take quadratic time."""
@@ -55,10 +60,15 @@ def split_addresses(value: str) -> Iterator[tuple[str, str]]:
     comments = True
     while position < end:
         if simple := _SIMPLE.match(value, position):
-            yield (simple[1] or simple[2] or "").strip(), _bare(simple[3])
+            quoted, plain, encoded, angle, alone = simple.groups()
+            yield (
+                (quoted or plain or encoded or "").strip(),
+                angle if angle and angle[0] != "@" else alone or _bare(angle),
+            )
             position = simple.end()
             continue
         entry = _Entry()
+        position = _SEPARATORS.match(value, position).end()  # type: ignore[union-attr]
         while token := tokens.match(value, position):
             kind, text = token.lastgroup, token[0]
             position = token.end()
@@ -116,7 +126,10 @@ class _Entry:
 
     def angle(self, text: str) -> Iterator[tuple[str, str]]:
         """Read an angle address; the mailbox of the one before it, where a comma between them was left out."""
-        inside = text[1:-1] if text.endswith(">") else re.split("[,;]", text[1:], maxsplit=1)[0]
+        inside = text.strip("<>")
+        if not text.endswith(">"):
+            # No closing bracket: an address holds no comma.
+            inside = re.split("[,;]", inside, maxsplit=1)[0]
         address = _bare(inside)
         if not address:
             return

@@ -40,6 +40,14 @@ EXTENSIONS: Final = {
 """For parts without a name."""
 
 
+KEPT_PARAMETERS: Final = {
+    "text": ("charset",),
+    "text/calendar": ("method", "charset"),
+    "application/pkcs7-mime": ("smime-type",),
+    "application/x-pkcs7-mime": ("smime-type",),
+}
+"""By type, or by what stands before the slash: an invitation without its method is only a file."""
+
 _TYPE: Final = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+", re.ASCII)
 _VALUE: Final = re.compile(r"[\w!#$%&'*+.^`{|}~:-]+", re.ASCII)
 
@@ -102,13 +110,12 @@ def _filename(part: Part, number: int) -> str:
 
 
 def _content_type(part: Part) -> str:
-    """The type; a text keeps its charset, and an invitation its method, without which it is only a file."""
+    """The type, with the parameters without which its reader cannot make anything of it."""
     content_type = part.content_type
     if not _TYPE.fullmatch(content_type) or len(content_type) > MAX_CONTENT_TYPE:
         return "application/octet-stream"
-    if content_type.startswith("text/"):
-        for key in ("method", "charset") if content_type == "text/calendar" else ("charset",):
-            value = part.parameters.get(key, "")
-            if _VALUE.fullmatch(value) and len(content_type) + len(value) < MAX_CONTENT_TYPE - 10:
-                content_type += f"; {key}={value}"
+    for key in KEPT_PARAMETERS.get(content_type) or KEPT_PARAMETERS.get(content_type.partition("/")[0], ()):
+        value = part.parameters.get(key, "")
+        if _VALUE.fullmatch(value) and len(content_type) + len(value) < MAX_CONTENT_TYPE - MAX_EXTENSION:
+            content_type += f"; {key}={value}"
     return content_type

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ingress.message.plain_text import to_html, unflow
-from ingress.message.structure import Part
+from ingress.message.structure import Part, bare_id
 
 FILE_TEXTS: Final = frozenset(
     {
@@ -21,52 +21,96 @@ def read_contents(parts: list[Part]) -> tuple[list[Part], list[Part]]:
 
     Of a ``multipart/alternative`` the richest text is read that the API can carry; its files are kept whichever it is.
     """
+    if not parts[0].children:
+        return ([], parts[:1]) if _is_file(parts[0]) else (parts[:1], [])
     found: dict[Part, tuple[list[Part], list[Part]]] = {}
     # Children come after their parent, so backwards every part finds its children done.
     for part in reversed(parts):
-        if not part.children:
-            found[part] = ([], [part]) if _is_file(part) else ([part], [])
-            continue
-        read = [found.pop(child) for child in part.children]
-        files = [file for _, inside in read for file in inside]
-        if part.content_type == "multipart/alternative":
-            found[part] = (_richest([texts for texts, _ in read if texts]), files)
-        else:
-            found[part] = ([text for texts, _ in read for text in texts], files)
+        if part.children:
+            found[part] = _READERS.get(part.content_type, _read_mixed)(part, found)
     return found[parts[0]]
+
+
+Found = dict[Part, tuple[list[Part], list[Part]]]
+"""Texts and files of the multiparts that are done."""
+
+
+def _read_mixed(part: Part, found: Found) -> tuple[list[Part], list[Part]]:
+    """All texts in order; a text with a name is a file."""
+    texts: list[Part] = []
+    files: list[Part] = []
+    for child in part.children:
+        if child.children:
+            inner_texts, inner_files = found.pop(child)
+            texts += inner_texts
+            files += inner_files
+        elif _is_file(child) or child.filename:
+            files.append(child)
+        else:
+            texts.append(child)
+    return texts, files
+
+
+def _read_alternative(part: Part, found: Found) -> tuple[list[Part], list[Part]]:
+    """The richest text; the files of all alternatives."""
+    alternatives: list[list[Part]] = []
+    files: list[Part] = []
+    for child in part.children:
+        if child.children:
+            texts, inner_files = found.pop(child)
+            files += inner_files
+            if texts:
+                alternatives.append(texts)
+        elif _is_file(child):
+            files.append(child)
+        else:
+            alternatives.append([child])
+    return _richest(alternatives), files
+
+
+def _read_related(part: Part, found: Found) -> tuple[list[Part], list[Part]]:
+    """The root's texts (RFC 2387 section 3.2: the part that ``start`` names, else the first), or the first text's where
+    the root is none; whatever else it refers to is a file, texts with an id or a name included."""
+    start = bare_id(part.parameters.get("start", ""))
+    children = part.children
+    readable = [child for child in children if (found[child][0] if child.children else not _is_file(child))]
+    root = next((child for child in children if start and child.content_id == start), children[0])
+    if root not in readable and readable:
+        root = readable[0]
+    texts: list[Part] = []
+    files: list[Part] = []
+    for child in children:
+        if child.children:
+            inner_texts, inner_files = found.pop(child)
+            texts += inner_texts
+            files += inner_files
+        elif _is_file(child) or (child is not root and (child.content_id or child.filename)):
+            files.append(child)
+        else:
+            texts.append(child)
+    return texts, files
+
+
+_READERS: Final = {"multipart/alternative": _read_alternative, "multipart/related": _read_related}
+"""How a multipart is read, by its type; any other one as ``multipart/mixed`` (RFC 2046 section 5.1.3)."""
 
 
 def to_body(texts: list[Part]) -> str:
     """One HTML body of all ``texts``, "" when there is nothing to read in them."""
-    return "\n".join(_to_html(part) for part in texts if part.text().strip())
-
-
-def is_related(part: Part) -> bool:
-    """Whether ``part`` stands in a ``multipart/related``, at any depth."""
-    parent = part.parent
-    while parent is not None:
-        if parent.content_type == "multipart/related":
-            return True
-        parent = parent.parent
-    return False
+    return "\n".join(_to_html(part) for part in texts if not part.is_blank)
 
 
 def _is_file(part: Part) -> bool:
-    if part.disposition == "attachment" or not part.content_type.startswith("text/") or part.content_type in FILE_TEXTS:
-        return True
-    parent = part.parent
-    if parent is None or parent.content_type == "multipart/alternative":
-        # The text of the message, even where a program gave it a name.
-        return False
-    if parent.content_type == "multipart/related":
-        return parent.children[0] is not part and bool(part.content_id or part.filename)
-    return bool(part.filename)
+    """Whether a part is a file whatever stands around it."""
+    return (
+        part.disposition == "attachment" or not part.content_type.startswith("text/") or part.content_type in FILE_TEXTS
+    )
 
 
 def _richest(alternatives: list[list[Part]]) -> list[Part]:
     """The last of the richest alternatives that has something to read; none of the others is even decoded."""
     ranked = sorted(enumerate(alternatives), key=lambda item: (min(map(_rank, item[1])), -item[0]))
-    return next((texts for _, texts in ranked if any(part.text().strip() for part in texts)), [])
+    return next((texts for _, texts in ranked if not all(part.is_blank for part in texts)), [])
 
 
 def _rank(part: Part) -> int:

@@ -18,6 +18,11 @@ _PARAMETER: Final = re.compile(
     r"""(?:"((?:\\.|[^"\\])*+)"(?=\s*+(?:;|\Z|[\w*-]++=))|([^;]*+))""",
     re.DOTALL,
 )
+_SIMPLE: Final = re.compile(
+    r"""\s*+([^\s;="']++)(?:\s*+;\s*+([A-Za-z-]++)\s*+=\s*+(?:"([^"\\]*+)"|([^\s;"'(]++)))?+\s*+;?+\s*+"""
+)
+"""A value with one parameter or none, as most are."""
+_NAMES: Final = ("filename", "name")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 MAX_NUMBER_DIGITS: Final = 6
 """Most digits of a continuation's number (RFC 2231) that are read."""
@@ -29,24 +34,33 @@ Field = tuple[str, str]
 class Headers:
     """The fields of one part in order; values are raw, unfolded text."""
 
-    __slots__ = ("_by_name", "fields")
+    __slots__ = ("_first", "_repeated", "fields")
 
     def __init__(self, fields: list[Field]) -> None:
         self.fields = fields
-        self._by_name: dict[str, list[str]] = {}
+        self._first: dict[str, str] = {}
+        self._repeated: dict[str, list[str]] = {}
         for name, value in fields:
-            self._by_name.setdefault(name.lower(), []).append(value)
+            key = name.lower()
+            if key not in self._first:
+                self._first[key] = value
+            elif value:
+                self._repeated.setdefault(key, [self._first[key]]).append(value)
+                # An empty field does not hide the one that says something.
+                self._first[key] = self._first[key] or value
 
     def get(self, name: str) -> str:
         """Raw value of the first field of that name (lower case) that has one, "" where there is none."""
-        return next(filter(None, self._by_name.get(name, ())), "")
+        return self._first.get(name, "")
 
     def get_all(self, name: str) -> list[str]:
-        return self._by_name.get(name, [])
+        if name in self._repeated:
+            return self._repeated[name]
+        return [self._first[name]] if name in self._first else []
 
     def names(self) -> list[str]:
         """Lower-case names, each once, in order."""
-        return list(self._by_name)
+        return list(self._first)
 
 
 def parse_headers(block: bytes, *, resume_at: str = "") -> tuple[list[Field], int]:
@@ -154,6 +168,12 @@ def _word_bytes(encoding: str, text: str) -> bytes:
 
 def parse_parameters(value: str) -> tuple[str, dict[str, str]]:
     """The main value in lower case and the parameters (RFC 2045, RFC 2231, and encoded words as seen in the wild)."""
+    if not value:
+        return "", {}
+    if simple := _SIMPLE.fullmatch(value):
+        main, key, quoted, token = simple.groups()
+        text = quoted or token or ""
+        return main.lower(), {key.lower(): decode_words(text) if "=?" in text else text} if key else {}
     main, _, rest = value.partition(";")
     words = main.split(None, 1)
     if not rest and len(words) < 2:
@@ -171,6 +191,9 @@ def parse_parameters(value: str) -> tuple[str, dict[str, str]]:
             text = unquoted.strip()
             if text[:1] == '"':
                 text = text.removeprefix('"').removesuffix('"')
+            elif " " in text and key not in _NAMES:
+                # A comment; names of files with spaces are often left without quotes.
+                text = text.split()[0]
         if "*" in key:
             name, _, number = key.partition("*")
             digits = number.rstrip("*")
@@ -179,7 +202,7 @@ def parse_parameters(value: str) -> tuple[str, dict[str, str]]:
                 index = int(digits) if digits.isascii() and digits.isdigit() else 0
                 pieces.setdefault(name, []).append((index, text, encoded))
         elif key not in parameters:
-            parameters[key] = decode_words(text)
+            parameters[key] = decode_words(text) if "=?" in text else text
     for name, numbered in pieces.items():
         parameters[name] = _join_continuations(numbered)
     return (words[0].strip("\"'").lower() if words else ""), parameters

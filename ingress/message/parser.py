@@ -11,7 +11,7 @@ import orjson
 
 from ingress.message.addresses import Mailbox, display_name, parse_addresses, split_addresses
 from ingress.message.attachments import Attachment, read_attachment, utf16_length
-from ingress.message.contents import is_related, read_contents, to_body
+from ingress.message.contents import read_contents, to_body
 from ingress.message.control_headers import PREFIX, read_control
 from ingress.message.headers import Headers, decode_words, one_line
 from ingress.message.structure import Part, parse_structure
@@ -188,9 +188,9 @@ def _folded(address: str) -> str:
 
 def _reply(headers: Headers) -> str | None:
     for value in headers.get_all("reply-to"):
-        for box in parse_addresses(value):
+        for _, address in split_addresses(value):
             try:
-                return api_address(box.address)
+                return api_address(address)
             except ValueError:
                 continue
     return None
@@ -257,7 +257,9 @@ def _attachments(files: list[Part], body: str, limits: Limits) -> list[Attachmen
     attachments = []
     for number, part in enumerate(files, start=1):
         content_id = part.content_id
-        inline = bool(content_id) and (part.disposition == "inline" or is_related(part) or f"cid:{content_id}" in body)
+        inline = bool(content_id) and (
+            part.disposition == "inline" or "multipart/related" in part.within or f"cid:{content_id}" in body
+        )
         if attachment := read_attachment(part, number, inline=inline):
             attachments.append(attachment)
     size, allowed = sum(len(a.content) for a in attachments), limits.max_attachment_bytes * 4 // 3

@@ -11,7 +11,7 @@ from typing import Final
 
 from ingress.message.charsets import decode_text
 from ingress.message.headers import Field, Headers, parse_headers, parse_parameters
-from ingress.message.transfer_encodings import DECODERS, uuencoded_name
+from ingress.message.transfer_encodings import DECODERS, shorten_line_breaks, uuencoded_name
 from ingress.replies import Replies
 
 MAX_DEPTH: Final = 30
@@ -25,9 +25,9 @@ _HEADER_END: Final = re.compile(rb"\n\r*+\n")
 _DASHES: Final = re.compile(rb"\n--([^\n]*)")
 _BEFORE_HEADERS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:[ \t]*+\r?\n)*+(?=[!-9;-~]++[ \t]*+:)")
 _META_CHARSET: Final = re.compile(rb"<meta[^<>]{1,300}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
+_NOT_IN_ID: Final = re.compile(r"[<>\s\x00-\x1f\x7f]+")
 _TOKEN: Final = re.compile(r"[a-z0-9_-]+")
-_BARE_CR: Final = re.compile(r"(?<!\r)\r++\n|\r")
-"""Several CRs before an LF are one line break: some programs turn CRLF into CRLF once too often."""
+_LINE_BREAK: Final = re.compile(r"(?<!\r)\r++\n|\r")
 _LOOKS_LIKE_HTML: Final = re.compile(rb"\s*<(?:!doctype html|html|head|body)\b", re.IGNORECASE)
 
 
@@ -45,9 +45,11 @@ class Part:
         "end",
         "headers",
         "parameters",
-        "parent",
         "start",
+        "within",
     )
+    content_type: str
+    within: tuple[str, ...]
 
     def __init__(self, raw: bytes, fields: list[Field], start: int, parent: Part | None) -> None:
         self._raw = raw
@@ -55,17 +57,21 @@ class Part:
         self.headers = Headers(fields)
         self.start = start
         self.end = len(raw)
-        self.parent = parent
+        # Types alone, not the parents themselves: a tree without cycles is freed as soon as it is done with.
+        self.within = (parent.content_type, *parent.within) if parent is not None else ()
+        """Types of the multiparts around it, innermost first."""
         self.children: list[Part] = []
         self.content_type, self.parameters = parse_parameters(self.headers.get("content-type"))
         """Lower case, ``text/plain`` where missing or unreadable."""
         if "/" not in self.content_type:
-            in_digest = parent is not None and parent.content_type == "multipart/digest"
+            in_digest = self.within[:1] == ("multipart/digest",)
             self.content_type = "message/rfc822" if in_digest else "text/plain"
         self.disposition, self.disposition_parameters = parse_parameters(self.headers.get("content-disposition"))
         """``attachment``, ``inline``, "" or what else the part says."""
-        token = _TOKEN.search(self.headers.get("content-transfer-encoding").lower())
-        self.encoding = token[0] if token else ""
+        self.encoding = self.headers.get("content-transfer-encoding").lower()
+        if self.encoding and self.encoding not in DECODERS:
+            token = _TOKEN.search(self.encoding)
+            self.encoding = token[0] if token else ""
         """Lower case, "" where missing."""
 
     @property
@@ -73,12 +79,18 @@ class Part:
         return self.content_type.startswith("multipart/")
 
     @property
+    def is_blank(self) -> bool:
+        """Whether a text has nothing to read in it."""
+        text = self.text()
+        return not text or text.isspace()
+
+    @property
     def body(self) -> bytes:
         return self._raw[self.start : self.end]
 
     @property
     def content_id(self) -> str:
-        return re.sub(r"[<>\s\x00-\x1f\x7f]+", "", self.headers.get("content-id"))
+        return bare_id(self.headers.get("content-id"))
 
     @property
     def filename(self) -> str:
@@ -96,8 +108,12 @@ class Part:
     def text(self) -> str:
         """The decoded body as text: by its charset, an HTML page's own, UTF-8 or Windows-1252; lines end in ``\\n``."""
         if self._text is None:
-            data = self.data()
+            # Line breaks are those of the message, not of the charset, until base64 or the like is taken off.
             charset = self.parameters.get("charset", "")
+            decoder = DECODERS.get(self.encoding)
+            wide = decoder is None and charset[:5].lower() in ("utf-1", "utf-3")
+            body = self.body if wide else shorten_line_breaks(self.body)
+            data = decoder(body) if decoder else body
             if self.content_type == "text/html" and charset.lower() in ("", "us-ascii"):
                 # What comes first in a page speaks for it: a meta element past 4 KB is not looked for.
                 found = _META_CHARSET.search(data, 0, 4096)
@@ -106,15 +122,18 @@ class Part:
                 charset = "utf-16"
             text = decode_text(data, charset).removeprefix("\ufeff")
             if "\r" in text:
-                text = text.replace("\r\n", "\n")
-            if "\r" in text:
-                text = _BARE_CR.sub("\n", text)
-            self._text = text.replace("\0", "")
+                text = _LINE_BREAK.sub("\n", text)
+            self._text = text.replace("\0", "") if "\0" in text else text
         return self._text
 
 
+def bare_id(value: str) -> str:
+    """A Content-ID without its angle brackets, white space and control characters."""
+    return _NOT_IN_ID.sub("", value) if value else ""
+
+
 def parse_structure(raw: bytes) -> list[Part]:
-    """The parts of a message in order, the message itself first; ``children`` and ``parent`` make them a tree.
+    """The parts of a message in order, the message itself first; ``children`` make them a tree.
 
     Raises ``SmtpError`` 554 when it is nested too deep, or has too many parts or headers.
     """

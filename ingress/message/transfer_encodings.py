@@ -15,7 +15,10 @@ CHUNK: Final = 1024 * 1024
 _WHITE: Final = b"\r\n \t"
 _NOT_BASE64: Final = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
 _BASE64_LINE: Final = re.compile(rb"[ \t]*([A-Za-z0-9+/]+=*)[ \t\r]*")
-_TRAILING_WHITE: Final = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
+_SOFT_BREAK: Final = re.compile(rb"=[ \t]++\r*+\n")
+_SPACE_AFTER_EQUALS: Final = re.compile(rb"=[ \t]")
+_BARE_CR: Final = re.compile(rb"\r(?!\n)")
+_LINE_BREAK: Final = re.compile(rb"(?<!\r)\r++\n|\r")
 _UU_BEGIN: Final = re.compile(rb"^begin(?:-base64)? [0-7]{3,4} ?([^\r\n]*)\r?\n", re.MULTILINE)
 
 
@@ -48,19 +51,34 @@ def _decode_piece(piece: bytes) -> bytes:
 
 
 def decode_quoted_printable(body: bytes) -> bytes:
-    """Bytes of a quoted-printable body; white space that transport added at the ends of lines is taken off."""
+    """Bytes of a quoted-printable body; a soft line break is one, too, with white space behind its ``=``."""
+    if len(body) <= CHUNK:
+        return _decode_quoted_lines(body)
     pieces = []
     position, end = 0, len(body)
     while position < end:
-        stop = position + CHUNK
-        if stop < end:
-            stop = body.rfind(b"\n", position, stop) + 1 or end
-        piece = body[position:stop]
-        if b" \r\n" in piece or b" \n" in piece or b"\t\r\n" in piece or b"\t\n" in piece:
-            piece = _TRAILING_WHITE.sub(b"", piece)
-        pieces.append(binascii.a2b_qp(piece))
+        stop = body.rfind(b"\n", position, position + CHUNK) + 1 if position + CHUNK < end else end
+        if not stop:
+            # A line longer than a chunk; no byte may be cut from its "=".
+            stop = body.find(b"\n", position) + 1 or end
+        pieces.append(_decode_quoted_lines(body[position:stop]))
         position = stop
     return b"".join(pieces)
+
+
+def _decode_quoted_lines(lines: bytes) -> bytes:
+    if _SPACE_AFTER_EQUALS.search(lines):
+        lines = _SOFT_BREAK.sub(b"=\n", lines)
+    return binascii.a2b_qp(lines)
+
+
+def shorten_line_breaks(text: bytes) -> bytes:
+    """CRLF and bare CR as LF; several CRs before an LF are one line break: some programs turn LF into CRLF twice."""
+    if b"\r" not in text:
+        return text
+    if _BARE_CR.search(text):
+        text = _LINE_BREAK.sub(b"\n", text)
+    return text.translate(None, b"\r")
 
 
 def decode_uuencoded(body: bytes) -> bytes:
