@@ -118,7 +118,7 @@ class Part:
                 # What comes first in a page speaks for it: a meta element past 4 KB is not looked for.
                 found = _META_CHARSET.search(data, 0, 4096)
                 charset = found[1].decode("ascii", "replace") if found else charset
-            if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            if data[:2] in (b"\xff\xfe", b"\xfe\xff") and not charset.lower().startswith("utf-32"):
                 charset = "utf-16"
             text = decode_text(data, charset).removeprefix("\ufeff")
             if "\r" in text:

@@ -15,8 +15,9 @@ CHUNK: Final = 1024 * 1024
 _WHITE: Final = b"\r\n \t"
 _NOT_BASE64: Final = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
 _BASE64_LINE: Final = re.compile(rb"[ \t]*([A-Za-z0-9+/]+=*)[ \t\r]*")
-_SOFT_BREAK: Final = re.compile(rb"=[ \t]++\r*+\n")
-_SPACE_AFTER_EQUALS: Final = re.compile(rb"=[ \t]")
+_TRAILING_SPACE: Final = re.compile(rb"(?<![ \t])[ \t]++(?=\r*+\n|\Z)")
+_HAS_TRAILING_SPACE: Final = re.compile(rb"\n(?:(?<=[ \t]\n)|(?<=[ \t]\r\n))")
+"""Begins with a literal, which a search is quick for."""
 _BARE_CR: Final = re.compile(rb"\r(?!\n)")
 _LINE_BREAK: Final = re.compile(rb"(?<!\r)\r++\n|\r")
 _UU_BEGIN: Final = re.compile(rb"^begin(?:-base64)? [0-7]{3,4} ?([^\r\n]*)\r?\n", re.MULTILINE)
@@ -51,7 +52,7 @@ def _decode_piece(piece: bytes) -> bytes:
 
 
 def decode_quoted_printable(body: bytes) -> bytes:
-    """Bytes of a quoted-printable body; a soft line break is one, too, with white space behind its ``=``."""
+    """Bytes of a quoted-printable body. White space at the end of a line is not the sender's (RFC 2045 section 6.7)."""
     if len(body) <= CHUNK:
         return _decode_quoted_lines(body)
     pieces = []
@@ -67,8 +68,8 @@ def decode_quoted_printable(body: bytes) -> bytes:
 
 
 def _decode_quoted_lines(lines: bytes) -> bytes:
-    if _SPACE_AFTER_EQUALS.search(lines):
-        lines = _SOFT_BREAK.sub(b"=\n", lines)
+    if lines[-1:] in (b" ", b"\t") or _HAS_TRAILING_SPACE.search(lines):
+        lines = _TRAILING_SPACE.sub(b"", lines)
     return binascii.a2b_qp(lines)
 
 
