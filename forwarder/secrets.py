@@ -23,15 +23,19 @@ class Secrets:
         self._directory = ProjectDirectory(database_url, connections=4)
         self._kept: dict[str, tuple[float, str | None]] = {}
 
-    def of(self, project_id: str, *, fresh: bool = False) -> str | None:
-        """The project's secret; None when the project is gone. Raises ``DirectoryUnavailable``."""
+    def of(self, project_id: str, *, timeout: float, fresh: bool = False) -> str | None:
+        """The project's secret, within ``timeout`` seconds; None when the project is gone.
+
+        Raises ``DirectoryUnavailable``.
+        """
         kept = self._kept.get(project_id)
         if kept and not fresh and kept[0] > time.monotonic():
             return kept[1]
         asked = asyncio.run_coroutine_threadsafe(self._directory.secret_of(project_id), self._loop)
         try:
-            secret = asked.result(timeout=10)
+            secret = asked.result(timeout=timeout)
         except TimeoutError as error:
+            asked.cancel()
             raise DirectoryUnavailable("TimeoutError") from error
         self._kept[project_id] = (time.monotonic() + KEEP_SECONDS, secret)
         return secret

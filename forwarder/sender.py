@@ -18,6 +18,9 @@ from shared.verdict import Verdict, judge
 BLIP_SECONDS: Final = 2.0
 """Seconds within which a blip is tried again inside the job; past that the message waits outside."""
 
+LEAST_SECONDS: Final = 0.5
+"""Seconds that a call gets even where the look-up of the secret has used the time up."""
+
 BLIP_WAIT: Final = tenacity.wait_exponential_jitter(multiplier=0.2, max=1.0, jitter=0.2)
 
 
@@ -34,7 +37,10 @@ class Outcome:
 
 
 class Sender:
-    """Sends messages from many threads at once; each call stays within its deadline."""
+    """Sends messages from many threads at once.
+
+    ``timeout`` (seconds) bounds a message's turn as a whole: the secret's look-up, the call, and what is tried again.
+    """
 
     def __init__(
         self, api: PlunkApi, secrets: Secrets, *, timeout: float, on_ambiguous: Literal["retry", "hold"]
@@ -46,17 +52,18 @@ class Sender:
 
     def send(self, stored: StoredMessage, *, blips_until: float) -> Outcome:
         """Try to send; blips are tried again until the monotonic time ``blips_until`` at most. Never raises."""
+        ends_at = time.monotonic() + self._timeout
         try:
-            secret = self._secrets.of(stored.message.project_id)
+            secret = self._secrets.of(stored.message.project_id, timeout=self._timeout)
             if secret is None:
                 return _gone()
-            answer = self._call(stored, secret, blips_until)
+            answer = self._call(stored, secret, ends_at, blips_until)
             verdict = judge(answer, on_ambiguous=self._on_ambiguous)
             if verdict is Verdict.FRESH_SECRET:
-                secret = self._secrets.of(stored.message.project_id, fresh=True)
+                secret = self._secrets.of(stored.message.project_id, timeout=_left(ends_at), fresh=True)
                 if secret is None:
                     return _gone()
-                answer = self._call(stored, secret, blips_until)
+                answer = self._call(stored, secret, ends_at, blips_until)
                 verdict = judge(answer, secret_is_fresh=True, on_ambiguous=self._on_ambiguous)
         except DirectoryUnavailable as error:
             return Outcome(verdict=Verdict.AGAIN, answer=_record(None, "", f"the database did not answer ({error})"))
@@ -70,11 +77,11 @@ class Sender:
             rate=answer.rate,
         )
 
-    def _call(self, stored: StoredMessage, secret: str, blips_until: float) -> Answer | NoAnswer:
+    def _call(self, stored: StoredMessage, secret: str, ends_at: float, blips_until: float) -> Answer | NoAnswer:
         def call() -> Answer | NoAnswer:
             started = time.monotonic()
             answer = self._api.send(
-                stored.message.body, secret=secret, timeout=self._timeout, idempotency_key=stored.idempotency_key
+                stored.message.body, secret=secret, timeout=_left(ends_at), idempotency_key=stored.idempotency_key
             )
             FORWARD_SECONDS.observe(time.monotonic() - started)
             return answer
@@ -82,7 +89,9 @@ class Sender:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_result(_is_blip),
             wait=BLIP_WAIT,
-            stop=tenacity.stop_before_delay(max(0.0, min(BLIP_SECONDS, blips_until - time.monotonic()))),
+            stop=tenacity.stop_before_delay(
+                max(0.0, min(BLIP_SECONDS, blips_until - time.monotonic(), ends_at - time.monotonic()))
+            ),
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         )
         answer: Answer | NoAnswer = retrying(call)
@@ -94,6 +103,10 @@ def _is_blip(answer: Answer | NoAnswer) -> bool:
     if isinstance(answer, NoAnswer):
         return answer.cause not in ("ReadTimeout", "ConnectTimeout")
     return answer.status in (502, 503, 504)
+
+
+def _left(ends_at: float) -> float:
+    return max(LEAST_SECONDS, ends_at - time.monotonic())
 
 
 def _gone() -> Outcome:

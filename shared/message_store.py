@@ -240,7 +240,8 @@ class MessageStore:
     def slow_down(self, project_id: str, *, pause: float, rate: float, refused: bool) -> None:
         """Hold a project's lane back for ``pause`` seconds, then to ``rate`` messages a second for a while.
 
-        Never shortens a pause that runs nor quickens a pace; ``refused``: a call was refused (429), not just near it.
+        Never shortens a pause that runs. ``rate`` is what the API's headers tell, which is rounded down, so the
+        quickest that was told counts; ``refused``: a call was refused (429), which slows the pace by a fifth once.
         """
         self._run("SLOW", project_id, repr(pause), repr(rate), int(refused), PACE_SECONDS)
 

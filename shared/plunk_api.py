@@ -12,12 +12,15 @@ from typing import Any, Final
 
 import orjson
 import requests
-from requests.adapters import HTTPAdapter
 
+from shared.deadline import DeadlineAdapter, deadline
 from shared.log import redact
 
 MAX_RETRY_AFTER: Final = 3600.0
 """Longest Retry-After that is believed, in seconds."""
+
+CONNECT_SHARE: Final = 3
+"""The share of a call's time that one attempt to connect may take: one third."""
 
 MAX_MESSAGE: Final = 300
 """Longest error message that is kept, in characters."""
@@ -86,19 +89,30 @@ class PlunkApi:
         self._session = requests.Session()
         # Proxy and .netrc look-ups cost more than the rest of a call, and .netrc would replace our key.
         self._session.trust_env = False
-        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
+        adapter = DeadlineAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
 
     def send(
         self, body: bytes, *, secret: str, timeout: float, idempotency_key: str | None = None
     ) -> Answer | NoAnswer:
-        """``POST /v1/send`` with ``body`` (JSON). ``timeout`` in seconds, for connecting and for each silence."""
+        """``POST /v1/send`` with ``body`` (JSON), within ``timeout`` seconds from the connect to the answer's end.
+
+        Only the look-up of the host's name is not ours to bound: the resolver has its own limits (resolv.conf).
+        """
         headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
         try:
-            response = self._session.post(self._url, data=body, headers=headers, timeout=timeout, allow_redirects=False)
+            with deadline(timeout):
+                response = self._session.post(
+                    self._url,
+                    data=body,
+                    headers=headers,
+                    # A host may have several addresses, each of which is tried for so long.
+                    timeout=(timeout / CONNECT_SHARE, timeout),
+                    allow_redirects=False,
+                )
         except requests.ConnectTimeout as error:
             return NoAnswer(cause=type(error).__name__, was_sent=False)
         except (requests.RequestException, UnicodeError) as error:
@@ -108,7 +122,8 @@ class PlunkApi:
     def health(self, *, timeout: float) -> Answer | NoAnswer:
         """``GET /health``: needs no key."""
         try:
-            response = self._session.get(self._health_url, timeout=timeout, allow_redirects=False)
+            with deadline(timeout):
+                response = self._session.get(self._health_url, timeout=timeout, allow_redirects=False)
         except requests.RequestException as error:
             return NoAnswer(cause=type(error).__name__)
         return read_answer(response.status_code, response.headers, response.content)

@@ -180,17 +180,19 @@ SLOW: Final = (
     + """
 local project, pause, rate, refused, keep = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6]
 local t, pace = now(), q .. ':pace:' .. ARGV[2]
-local old = redis.call('HMGET', pace, 'rate', 'cut')
+local old = redis.call('HMGET', pace, 'best', 'share', 'cut')
 if not old[1] then
-  redis.call('HSET', pace, 'rate', fixed(rate), 'cut', fixed(t), 'at', fixed(t + pause))
+  redis.call('HSET', pace, 'best', fixed(rate), 'share', 1, 'rate', fixed(rate))
+  redis.call('HSET', pace, 'cut', fixed(t), 'at', fixed(t + pause))
 else
-  rate = math.min(rate, tonumber(old[1]))
+  -- What the headers tell is rounded down, so the quickest that was told is nearest to the truth.
+  local best, share = math.max(rate, tonumber(old[1])), tonumber(old[2])
   -- Refused even at this pace: slower. Calls that were under way at the same time say nothing new.
-  if refused and t - tonumber(old[2]) > 2 then
-    rate = math.max(rate * 0.8, 0.2)
+  if refused and t - tonumber(old[3]) > 2 then
+    share = math.max(share * 0.8, 0.01)
     redis.call('HSET', pace, 'cut', fixed(t))
   end
-  redis.call('HSET', pace, 'rate', fixed(rate))
+  redis.call('HSET', pace, 'best', fixed(best), 'share', fixed(share), 'rate', fixed(best * share))
 end
 redis.call('EXPIRE', pace, keep)
 if pause > 0 then park(project, t + pause) end
