@@ -10,13 +10,9 @@ from sandbox.plunk_api.schema import complaints
 from tests.support.corpus import FOLDER, load, names, outcome
 
 NAMES = names()
-KNOWN: set[str] = set()
-"""What the parser does not do yet."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.xfail(n in KNOWN, reason="not done yet", strict=False)) for n in NAMES]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_message_becomes_what_is_expected(name: str) -> None:
     example = load(name)
     found = outcome(example.raw, example.recipients)

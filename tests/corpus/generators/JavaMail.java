@@ -1,4 +1,5 @@
 // JavaMail from Debian (libmail-java), as Spring, Jenkins and Jira use it:
+// (its transport, which writes CRLF, is not asked: run the file through sed "s/\\r*$/\\r/".)
 // java -cp /usr/share/java/javax.mail.jar:/usr/share/java/javax.activation.jar JavaMail.java OUT  (reads cases.tsv made by cases_tsv.py)
 import java.io.*; import java.nio.file.*; import java.util.*;
 import javax.mail.*; import javax.mail.internet.*; import javax.activation.*; import javax.mail.util.ByteArrayDataSource;
