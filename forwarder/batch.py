@@ -7,8 +7,9 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol
 
 import redis
@@ -26,7 +27,7 @@ from shared.verdict import Verdict
 START_SECONDS: Final = 10.0
 """Seconds into a job within which calls are begun. One request more is < JOB_TIMEOUT."""
 
-LOOK_SECONDS: Final = 0.2
+LOOK_SECONDS: Final = 0.02
 """While calls are under way and hands are free, how often a job looks for messages that came meanwhile."""
 
 DEFAULT_RATE: Final = 20.0
@@ -71,6 +72,8 @@ class BatchForwarder:
         self._sender = sender
         self._batch_size = batch_size
         self._concurrency = concurrency
+        # Some more stand in line for a thread, so that none waits while the store is written to.
+        self._in_line = concurrency + concurrency // 2
         self._lifetime = lifetime
         self._aftermath = aftermath
         self._is_stopping = is_stopping
@@ -90,7 +93,8 @@ class BatchForwarder:
             finally:
                 # When Redis failed in the middle, calls are still under way.
                 for future in wait(turn.running).done:
-                    if judged_sent(future.result()):
+                    outcome = future.result()
+                    if outcome is not None and judged_sent(outcome):
                         self._sent[turn.running[future].message.id] = None
                 self._forget()
             self._store.give_back([stored.message.id for stored in turn.queue], job_id=job_id)
@@ -107,21 +111,22 @@ class BatchForwarder:
         looked = -LOOK_SECONDS
         while True:
             may_begin = time.monotonic() - started < START_SECONDS and not self._is_stopping()
-            has_hands_free = len(turn.queue) + len(turn.running) < self._concurrency
+            has_hands_free = len(turn.queue) + len(turn.running) < self._in_line
             # Not again at once where there was nothing to take.
             if may_begin and has_hands_free and (turn.found or time.monotonic() - looked >= LOOK_SECONDS):
                 looked = time.monotonic()
                 turn.queue += self._take(job_id, turn)
-            while may_begin and turn.queue and len(turn.running) < self._concurrency:
+            while may_begin and turn.queue and len(turn.running) < self._in_line:
                 stored = turn.queue.popleft()
-                future = self._threads.submit(self._sender.send, stored, blips_until=started + START_SECONDS)
-                turn.running[future] = stored
+                turn.begun(self._threads.submit(self._send, stored, started + START_SECONDS), stored)
             if not turn.running:
                 return
-            done, _ = wait(turn.running, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in turn.finished(LOOK_SECONDS):
                 stored = turn.running.pop(future)
                 outcome = future.result()
+                if outcome is None:
+                    turn.queue.append(stored)
+                    continue
                 if judged_sent(outcome):
                     self._sent[stored.message.id] = None
                     turn.count += 1
@@ -130,6 +135,12 @@ class BatchForwarder:
                     self._heed_rate(turn, stored, step, outcome.rate)
             if len(self._sent) >= FLUSH_AT or not turn.running:
                 self._forget()
+
+    def _send(self, stored: StoredMessage, until: float) -> Outcome | None:
+        """None when the turn was over before this one's turn came."""
+        if time.monotonic() >= until or self._is_stopping():
+            return None
+        return self._sender.send(stored, blips_until=until)
 
     def _take(self, job_id: str, turn: _Turn) -> list[StoredMessage]:
         ids = self._store.take(job_id, self._batch_size)
@@ -249,9 +260,22 @@ class _Turn:
 
     def __init__(self) -> None:
         self.queue: deque[StoredMessage] = deque()
-        self.running: dict[Future[Outcome], StoredMessage] = {}
+        self.running: dict[Future[Outcome | None], StoredMessage] = {}
         self.count = 0
         self.found = True
+        self._finished: SimpleQueue[Future[Outcome | None]] = SimpleQueue()
+
+    def begun(self, future: Future[Outcome | None], stored: StoredMessage) -> None:
+        self.running[future] = stored
+        # concurrent.futures.wait would lock every future of the turn at each look.
+        future.add_done_callback(self._finished.put)
+
+    def finished(self, seconds: float) -> Iterator[Future[Outcome | None]]:
+        """Calls that have ended; waits at most ``seconds`` for the first."""
+        with suppress(Empty):
+            yield self._finished.get(timeout=seconds)
+            while True:
+                yield self._finished.get_nowait()
 
 
 def judged_sent(outcome: Outcome) -> bool:

@@ -149,8 +149,7 @@ class Acceptance:
 
 def fingerprint(submission: Submission, message_id: str) -> str:
     """SHA-256 over project, envelope, Message-ID and content: equal only for a client's repeat of one message."""
-    digest = hashlib.sha256()
-    for part in (submission.login.project.id, submission.envelope_from, *submission.recipients, message_id):
-        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    parts = (submission.login.project.id, submission.envelope_from, *submission.recipients, message_id, "")
+    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
     digest.update(submission.data)
     return digest.hexdigest()

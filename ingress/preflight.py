@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
@@ -154,12 +154,27 @@ class Preflight:
             except TimeoutError:
                 return NoAnswer(cause="TimeoutError")
 
+        answer = await ask_once()
+        if worth_asking_again(answer):
+            answer = await self._ask_again(ask_once, answer, seconds=deadline - time.monotonic())
+        PREFLIGHT_SECONDS.observe(time.monotonic() - started)
+        return answer
+
+    @staticmethod
+    async def _ask_again(
+        ask_once: Callable[[], Awaitable[Answer | NoAnswer]], first: Answer | NoAnswer, *, seconds: float
+    ) -> Answer | NoAnswer:
+        """Asks until the answer is not worth asking again or ``seconds`` are up; ``first`` counts as the first try."""
+        known: list[Answer | NoAnswer] = [first]
+
+        async def ask() -> Answer | NoAnswer:
+            return known.pop() if known else await ask_once()
+
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_result(worth_asking_again),
             wait=wait_before_next,
-            stop=tenacity.stop_before_delay(self._timeout),
+            stop=tenacity.stop_before_delay(max(0.0, seconds)),
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         )
-        answer: Answer | NoAnswer = await retrying(ask_once)
-        PREFLIGHT_SECONDS.observe(time.monotonic() - started)
+        answer: Answer | NoAnswer = await retrying(ask)
         return answer

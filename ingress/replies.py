@@ -41,7 +41,9 @@ class Reply:
 
 def one_line(text: str) -> str:
     """``text`` without control characters, at most ``MAX_TEXT`` long: nothing from outside may start a reply line."""
-    return "".join(c if c.isprintable() else " " for c in text)[:MAX_TEXT].rstrip()
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return text[:MAX_TEXT].rstrip()
 
 
 class SmtpError(Exception):

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, cast
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -24,6 +23,7 @@ from ingress.limits import SharedLimits, Slot, room_for_connections
 from ingress.replies import Replies, Reply, SmtpError
 from ingress.stream import BareNewline, ByteStream, ClientGone, DataTooLarge, LineTooLong, NoRoom
 from ingress.throttle import FailureThrottle, delay_after
+from shared.identifiers import random_hex
 from shared.log import get_logger
 from shared.metrics import AUTH_RESULTS, REPLIES
 from shared.settings import MIB, Settings
@@ -93,22 +93,7 @@ class SmtpSession(SMTP):
         self._upgrading = False
         self._closing = False
         self._lost = False
-        self.id = uuid.uuid4().hex[:12]
-        self._commands: dict[str, Callable[[str], Awaitable[None]]] = {
-            "HELO": self.smtp_HELO,
-            "EHLO": self.smtp_EHLO,
-            "STARTTLS": self.smtp_STARTTLS,
-            "AUTH": self.smtp_AUTH,
-            "MAIL": self.smtp_MAIL,
-            "RCPT": self.smtp_RCPT,
-            "DATA": self.smtp_DATA,
-            "RSET": self.smtp_RSET,
-            "NOOP": self.smtp_NOOP,
-            "VRFY": self.smtp_VRFY,
-            "EXPN": self.smtp_EXPN,
-            "HELP": self.smtp_HELP,
-            "QUIT": self.smtp_QUIT,
-        }
+        self.id = random_hex(6)
 
     # The transport's side
 
@@ -121,9 +106,6 @@ class SmtpSession(SMTP):
             peername = transport.get_extra_info("peername")
             self._peer = client_address(str(peername[0])) if isinstance(peername, tuple) else ""
         self.peer = self._peer
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.session = Session(self.loop)
         self.envelope = Envelope()
         now = self.loop.time()
@@ -245,7 +227,7 @@ class SmtpSession(SMTP):
         try:
             line = await self._read_line(COMMAND_LINE if self._login else AUTH_LINE)
             command, _, argument = line.partition(b" ")
-            handler = self._commands.get(command.decode("ascii", "replace").upper())
+            handler = COMMANDS.get(command.decode("ascii", "replace").upper())
             if handler is None:
                 raise Replies.COMMAND_UNKNOWN.error()
             if command.upper() in IDLE_COMMANDS:
@@ -253,7 +235,7 @@ class SmtpSession(SMTP):
             self._served += 1
             if self._served % FAIR_SHARE == 0:
                 await asyncio.sleep(0)
-            await handler(argument.decode("utf-8", "surrogateescape").strip())
+            await handler(self, argument.decode("utf-8", "surrogateescape").strip())
         except LineTooLong:
             self._refuse(Replies.COMMAND_TOO_LONG.value)
         except BareNewline as error:
@@ -572,6 +554,23 @@ class SmtpSession(SMTP):
     async def smtp_QUIT(self, argument: str) -> None:
         self._say(Replies.BYE.value)
         self._close()
+
+
+COMMANDS: Final[Mapping[str, Callable[[SmtpSession, str], Awaitable[None]]]] = {
+    "HELO": SmtpSession.smtp_HELO,
+    "EHLO": SmtpSession.smtp_EHLO,
+    "STARTTLS": SmtpSession.smtp_STARTTLS,
+    "AUTH": SmtpSession.smtp_AUTH,
+    "MAIL": SmtpSession.smtp_MAIL,
+    "RCPT": SmtpSession.smtp_RCPT,
+    "DATA": SmtpSession.smtp_DATA,
+    "RSET": SmtpSession.smtp_RSET,
+    "NOOP": SmtpSession.smtp_NOOP,
+    "VRFY": SmtpSession.smtp_VRFY,
+    "EXPN": SmtpSession.smtp_EXPN,
+    "HELP": SmtpSession.smtp_HELP,
+    "QUIT": SmtpSession.smtp_QUIT,
+}
 
 
 class SessionFactory:

@@ -34,7 +34,6 @@ Keys, all under the queue's name ``q``; times are Redis's own clock::
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -47,6 +46,7 @@ from redis.commands.core import Script
 from rq import Queue
 
 from shared import store_scripts
+from shared.identifiers import random_hex
 from shared.queued_message import FIELDS, CodecError, QueuedMessage, StoredMessage, decode, encode
 
 FORWARD_FUNCTION: Final = "forwarder.batch.forward_batch"
@@ -412,7 +412,7 @@ class MessageStore:
             [
                 Queue.prepare_data(
                     FORWARD_FUNCTION,
-                    job_id=uuid.uuid4().hex,
+                    job_id=random_hex(16),
                     timeout=JOB_TIMEOUT,
                     result_ttl=RESULT_TTL,
                     failure_ttl=FAILURE_TTL,

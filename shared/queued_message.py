@@ -8,12 +8,13 @@ forwarder streams these bytes as they are.
 from __future__ import annotations
 
 import hashlib
-import uuid
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
 import orjson
+
+from shared.identifiers import random_hex
 
 CODEC_VERSION: Final = 2
 """Version written into every envelope. A reader accepts this and every earlier one."""
@@ -42,7 +43,7 @@ class State(StrEnum):
 
 def new_message_id() -> str:
     """A fresh message id: 32 hex digits. It is also the idempotency key of the message's first generation."""
-    return uuid.uuid4().hex
+    return random_hex(16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
