@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import email.utils
 import hashlib
 import importlib
 import json
@@ -188,7 +189,7 @@ def _words(value: str) -> str:
 
 
 def _compat32_filename(part: Message) -> str:
-    return email.utils.collapse_rfc2231_value(part.get_filename(""))
+    return str(email.utils.collapse_rfc2231_value(part.get_filename("")))
 
 
 def _attachment(filename: str | None, content_type: str, data: bytes) -> dict[str, Any]:
