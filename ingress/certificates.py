@@ -155,7 +155,8 @@ def make_context(certificate: Certificate) -> ssl.SSLContext:
         with tempfile.NamedTemporaryFile(prefix="plunk-smtp-") as pem:
             pem.write(certificate.key + b"\n" + certificate.chain)
             pem.flush()
-            context.load_cert_chain(pem.name)
+            # A key under a passphrase is refused; without this, OpenSSL would ask for it on the terminal.
+            context.load_cert_chain(pem.name, password="")
     except (ssl.SSLError, OSError, ValueError) as error:
         raise CertificateError(f"{certificate.source}: key and certificate cannot be used together") from error
     return context
