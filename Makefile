@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help sandbox test check docs clean
+.PHONY: help sandbox test soak check docs clean
 
 help:
 	@echo "make sandbox   the whole relay on this machine, one message through it (ONCE=1: then exit)"
 	@echo "make test      checks, then unit, integration and fault tests"
+	@echo "make soak      30 minutes of random faults under load (SOAK_SECONDS, SOAK_SEED); the books must balance"
 	@echo "make check     ruff and mypy"
 	@echo "make docs      write the settings table anew"
 	@echo "make clean     remove the venv and caches"
@@ -31,10 +32,13 @@ check: $(INSTALLED)
 test: check
 	$(BIN)/python -m pytest tests
 
+soak: $(INSTALLED)
+	@$(BIN)/python -m tests.soak
+
 docs: $(INSTALLED)
 	$(BIN)/python -c "import re, pathlib; from shared.settings import settings_table; \
 	p = pathlib.Path('docs/settings.md'); t = p.read_text('utf-8'); \
 	p.write_text(re.sub(r'(?s)(<!-- settings -->\n).*?(<!-- /settings -->)', lambda m: m[1] + settings_table() + m[2], t), 'utf-8')"
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .sandbox
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .sandbox .soak
