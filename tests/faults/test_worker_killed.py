@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,6 +17,9 @@ from tests.support.mail import queued_message
 
 JOBS: Final = 4
 MESSAGES_PER_JOB: Final = 3
+
+FEW_AT_ONCE: Final = {"BATCH_SIZE": "3", "FORWARD_CONCURRENCY": "3"}
+"""So that there is something left for the other worker."""
 
 Arrange = Callable[[Stack, MessageStore, str], list[str]]
 """Puts mail into a relay's store, with subjects that begin with a prefix; returns the subjects."""
@@ -39,30 +41,44 @@ def accepted_while_the_api_defers(stack: Stack, store: MessageStore, prefix: str
     return accepted(stack, store, prefix)
 
 
+def accepted_while_the_api_limits(stack: Stack, store: MessageStore, prefix: str) -> list[str]:
+    """The same, and the API says once that the project is too quick."""
+    stack.api.fail("status", status=429, retry_after=1, times=1, subject=prefix)
+    return accepted(stack, store, prefix)
+
+
+def accepted_while_the_api_refuses(stack: Stack, store: MessageStore, prefix: str) -> list[str]:
+    """The same, and the API refuses one of them: a dead letter."""
+    stack.api.fail("status", status=402, times=1, subject=prefix)
+    return accepted(stack, store, prefix)
+
+
 def accepted_while_the_api_works(stack: Stack, store: MessageStore, prefix: str) -> list[str]:
     """The same, and the API takes a second over the first four."""
     stack.api.fail("latency", seconds=1, times=4, subject=prefix)
     return accepted(stack, store, prefix)
 
 
-def due_retries(_: Stack, store: MessageStore, prefix: str) -> list[str]:
-    """Messages whose next attempt is due: nothing but the promotion brings them on."""
+def without_a_job(_: Stack, store: MessageStore, prefix: str) -> list[str]:
+    """Messages that no RQ job announces: nothing but the housekeeper brings them on."""
     batch = [queued_message(f"{prefix}{number}") for number in range(MESSAGES_PER_JOB)]
-    job_id = store.accept(batch)
-    store.redis.lrem(store.queue.key, 1, job_id)
-    for message in batch:
-        moved = store.schedule_retry(
-            message.id, job_id=job_id, due=time.time(), attempts=1, generation=1, answer={"message": "down"}
-        )
-        assert moved
+    store.accept(batch, with_ticket=False)
     return [message.subject for message in batch]
 
 
-def lost_by_their_job(_: Stack, store: MessageStore, prefix: str) -> list[str]:
-    """Messages whose job is gone: nothing but the sweep brings them on."""
-    batch = [queued_message(f"{prefix}{number}") for number in range(MESSAGES_PER_JOB)]
-    store.redis.lrem(store.queue.key, 1, store.accept(batch))
-    return [message.subject for message in batch]
+def in_dead_hands(stack: Stack, store: MessageStore, prefix: str) -> list[str]:
+    """Messages that a job without a sign of life has in hand."""
+    subjects = without_a_job(stack, store, prefix)
+    assert len(store.take("gone", len(subjects), lease=0.001)) == len(subjects)
+    return subjects
+
+
+def due_retries(stack: Stack, store: MessageStore, prefix: str) -> list[str]:
+    """Messages whose next attempt is due."""
+    subjects = without_a_job(stack, store, prefix)
+    for message_id in store.take("gone", len(subjects), lease=0.001):
+        assert store.schedule_retry(message_id, job_id="gone", delay=0, attempts=1, generation=1, answer=None)
+    return subjects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +91,8 @@ class Kill:
     victims: int = 1
     kills_parent: bool = False
     """The forwarder's parent dies: the platform starts it again."""
+    has_dead_letter: bool = False
+    """One message dies of what the API says, and a person has it tried again."""
 
 
 def instant(name: str, function: str, when: str, call: int = 1) -> Instant:
@@ -96,7 +114,8 @@ KILLS: Final = (
     Kill(instant=_POPPED),
     Kill(instant=instant("after RQ wrote the execution", "rq.worker.base:BaseWorker.prepare_execution", "after")),
     Kill(instant=instant("after RQ wrote that it began", "rq.worker.base:BaseWorker.prepare_job_execution", "after")),
-    Kill(instant=instant("before the first sign of life", "shared.message_store:MessageStore.lease", "before")),
+    Kill(instant=instant("before it took messages in hand", "shared.message_store:MessageStore.take", "before")),
+    Kill(instant=instant("after it took messages in hand", "shared.message_store:MessageStore.take", "after")),
     Kill(instant=instant("before the first request", "shared.plunk_api:PlunkApi.send", "before")),
     Kill(instant=_MID_REQUEST, arrange=accepted_while_the_api_works),
     Kill(instant=_ANSWERED),
@@ -110,6 +129,23 @@ KILLS: Final = (
         instant=instant("after a retry was written", "shared.message_store:MessageStore.schedule_retry", "after"),
         arrange=accepted_while_the_api_defers,
     ),
+    Kill(
+        instant=instant("before messages wait for their turn", "shared.message_store:MessageStore.give_back", "before"),
+        arrange=accepted_while_the_api_limits,
+    ),
+    Kill(
+        instant=instant("before their project is held back", "shared.message_store:MessageStore.slow_down", "before"),
+        arrange=accepted_while_the_api_limits,
+    ),
+    Kill(
+        instant=instant("before a dead letter is written", "shared.message_store:MessageStore.bury", "before"),
+        arrange=accepted_while_the_api_refuses,
+    ),
+    Kill(
+        instant=instant("after a dead letter was written", "shared.message_store:MessageStore.bury", "after"),
+        arrange=accepted_while_the_api_refuses,
+        has_dead_letter=True,
+    ),
     Kill(instant=instant("before the lease ends", "shared.message_store:MessageStore.end_lease", "before")),
     Kill(instant=instant("after the lease ended", "shared.message_store:MessageStore.end_lease", "after")),
     Kill(instant=instant("before RQ writes success", "rq.worker.base:BaseWorker.handle_job_success", "before")),
@@ -120,30 +156,16 @@ KILLS: Final = (
     Kill(instant=_ANSWERED, workers=2, victims=2),
     Kill(instant=_MID_REQUEST, arrange=accepted_while_the_api_works, workers=2, victims=2),
     # The parent's own work.
-    Kill(
-        instant=instant("before due retries get a job", "shared.message_store:MessageStore._give_to_job", "before"),
-        arrange=due_retries,
-        kills_parent=True,
-    ),
-    Kill(
-        instant=instant("with due retries' job prepared", "shared.message_store:MessageStore._enqueue", "after"),
-        arrange=due_retries,
-        kills_parent=True,
-    ),
-    Kill(
-        instant=instant("after due retries got a job", "shared.message_store:MessageStore.promote_due", "after", 1),
-        arrange=due_retries,
-        kills_parent=True,
-    ),
-    Kill(
-        instant=instant("when its sweep found the lost", "shared.message_store:MessageStore.orphans", "after", call=4),
-        arrange=lost_by_their_job,
-        kills_parent=True,
-    ),
-    Kill(
-        instant=instant("with the lost ones' job prepared", "shared.message_store:MessageStore._enqueue", "after"),
-        arrange=lost_by_their_job,
-        kills_parent=True,
+    *(
+        Kill(instant=instant(name, f"shared.message_store:MessageStore.{step}", when), arrange=mail, kills_parent=True)
+        for name, step, when, mail in (
+            ("before it promotes due retries", "promote_due", "before", due_retries),
+            ("after it promoted due retries", "promote_due", "after", due_retries),
+            ("before it takes from dead hands", "recover", "before", in_dead_hands),
+            ("after it took from dead hands", "recover", "after", in_dead_hands),
+            ("before it adds jobs for waiting mail", "add_tickets", "before", without_a_job),
+            ("after it added jobs for waiting mail", "add_tickets", "after", without_a_job),
+        )
     ),
 )
 
@@ -179,7 +201,7 @@ def runs(services: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     try:
         for number, kill in enumerate(KILLS):
             switch = KillSwitch(kill.instant, tmp_path_factory.mktemp("switch") / "tokens", kill.victims)
-            stack = fresh_relay(services, tmp_path_factory, workers=kill.workers, **switch.environ)
+            stack = fresh_relay(services, tmp_path_factory, workers=kill.workers, **FEW_AT_ONCE, **switch.environ)
             begun[label(kill)] = Run(kill=kill, stack=stack, switch=switch, prefix=f"kill{number}-")
         for run in begun.values():
             run.start()
@@ -196,5 +218,10 @@ def test_a_kill_loses_nothing_and_sends_nothing_twice(runs: dict[str, Run], kill
     if kill.kills_parent:
         wait_until(lambda: not run.stack.forwarder.process.is_running(), timeout=10, what="the parent's end")
         run.stack.forwarder.process.start()
+    if kill.has_dead_letter:
+        with run.stack.redis.client() as client:
+            store = MessageStore(client, run.stack.queue_name)
+            wait_until(store.dead_ids, timeout=60, what="a dead letter", poll=0.1)
+            assert store.requeue(store.dead_ids()) == 1
     books(label(kill), run.stack, run.subjects, prefix=run.prefix)
     run.stack.forwarder.process.stop()

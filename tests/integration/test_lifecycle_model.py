@@ -10,12 +10,14 @@ The longer run: ``MODEL_EXAMPLES=2000 python -m pytest tests/integration/test_li
 from __future__ import annotations
 
 import os
-import time
-from collections import Counter, defaultdict
+import uuid
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -29,13 +31,12 @@ from hypothesis.stateful import (
 from rq.timeouts import BaseDeathPenalty
 
 import forwarder.batch
-import forwarder.housekeeping
-import shared.message_store
 from forwarder.batch import BatchForwarder, install
 from forwarder.housekeeping import Housekeeping
 from forwarder.sender import Outcome
 from forwarder.worker import ForwarderWorker
 from sandbox.redis_server import RedisServer
+from shared import store_scripts
 from shared.message_store import MessageStore
 from shared.plunk_api import Answer, NoAnswer
 from shared.queued_message import StoredMessage
@@ -72,6 +73,14 @@ def deaths(longest: int) -> st.SearchStrategy[Death]:
 
 SHORT, LONG = 4, 90
 """Steps of one transaction with its preparation, and of a worker with one job."""
+
+
+CLOCK = "redis.call('TIME')"
+MODEL_CLOCK_KEY = "model-clock"
+MODEL_CLOCK = f"{{redis.call('GET', '{MODEL_CLOCK_KEY}'), '0'}}"
+"""Redis's own clock in the store's scripts, and the model's in its place."""
+
+SCRIPTS = st.lists(SCRIPT, min_size=1, max_size=4)
 
 
 class Plunk:
@@ -125,7 +134,7 @@ class ScriptedSender:
             self._others()
         verdict = judge(answer, secret_is_fresh=True)
         status = answer.status if isinstance(answer, Answer) else None
-        words = {"at": shared.message_store.time.time(), "status": status, "code": "", "message": script}
+        words = {"at": forwarder.batch.time.time(), "status": status, "code": "", "message": script}
         return Outcome(
             verdict=verdict, answer=words, retry_after=answer.retry_after if isinstance(answer, Answer) else None
         )
@@ -163,24 +172,28 @@ class Lifecycle(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 1_700_000_000.0
         self._patch = pytest.MonkeyPatch()
-        clock = SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now, sleep=time.sleep)
-        for module in (shared.message_store, forwarder.batch, forwarder.housekeeping):
-            self._patch.setattr(module, "time", clock)
         self.client = self.server.client()
         self.client.flushall()
+        self._turn_clock(1_700_000_000.0)
+        clock = SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now)
+        self._patch.setattr(forwarder.batch, "time", clock)
+        # A model's step is over long before a lease would be renewed.
+        self._patch.setattr(BatchForwarder, "_keep_lease", lambda _: None)
+        for name, script in vars(store_scripts).items():
+            if isinstance(script, str) and CLOCK in script:
+                self._patch.setattr(store_scripts, name, script.replace(CLOCK, MODEL_CLOCK))
         self.store = MessageStore(self.client, QUEUE)
         self.plunk = Plunk()
         self.accepted: dict[str, None] = {}
         self.discarded: set[str] = set()
-        self.housekeeping = Housekeeping(self.store, batch_size=BATCH)
 
     @initialize()
     def load_scripts(self) -> None:
         """Once, so that whether a script is known to Redis does not change how many steps a process makes."""
-        for script in (self.store._slots, self.store._assign, self.store._retry, self.store._bury):
-            self.client.script_load(script.script)
+        for name, script in vars(store_scripts).items():
+            if name.isupper() and isinstance(script, str):
+                self.client.script_load(script)
 
     # Ingress
 
@@ -194,79 +207,89 @@ class Lifecycle(RuleBasedStateMachine):
 
     def _accept(self, count: int, project: str, death: Death) -> None:
         batch = [queued_message("m", project_id=project, accepted_at=self.now) for _ in range(count)]
+        batch = [replace(message, digest=message.id) for message in batch]
         client = mortal_client(self.server, Life(*death))
         try:
-            MessageStore(client, QUEUE).accept(batch)
+            MessageStore(client, QUEUE).accept(batch, remember_seconds=600)
         except Killed:
             there = [stored is not None for stored in self.store.load([message.id for message in batch])]
-            assert len(set(there)) == 1, "a transaction is there as a whole or not at all"
+            assert len(set(there)) == 1, "a group is there as a whole or not at all"
             if not there[0]:
                 return
         finally:
             client.connection_pool.disconnect()
         self.accepted |= {message.id: None for message in batch}
 
+    @precondition(lambda self: self.accepted)
+    @rule(data=st.data())
+    def accept_a_repeat(self, data: st.DataObject) -> None:
+        """A client that did not hear its 250, or heard a 451 for what Redis took after all, sends again."""
+        first = list(self.accepted)[data.draw(st.integers(0, len(self.accepted) - 1))]
+        again = queued_message("m", project_id="p", accepted_at=self.now, digest=first)
+        assert self.store.accept([again], remember_seconds=600).ids == [first]
+        assert self.store.load([again.id]) == [None]
+
     # Forwarder
 
-    @rule(scripts=st.lists(SCRIPT, min_size=1, max_size=4))
+    @rule(scripts=SCRIPTS)
     def work(self, scripts: list[str]) -> None:
         """A worker takes one job as RQ's loop does."""
-        self._work(scripts, ALIVE)
+        self._work(scripts, Life(None))
 
-    @rule(scripts=st.lists(SCRIPT, min_size=1, max_size=4), death=deaths(LONG))
+    @rule(scripts=SCRIPTS, death=deaths(LONG))
     def work_and_die(self, scripts: list[str], death: Death) -> None:
-        self._work(scripts, death)
+        self._work(scripts, Life(*death))
 
-    @rule(scripts=st.lists(SCRIPT, min_size=1, max_size=4), when=st.sampled_from(("before", "after")))
+    @rule(scripts=SCRIPTS, begin=st.integers(1, LONG), steps=st.integers(1, LONG))
+    def work_without_redis_for_a_while(self, scripts: list[str], begin: int, steps: int) -> None:
+        self._work(scripts, Life(None, outage=range(begin, begin + steps)))
+
+    @rule(scripts=SCRIPTS, when=st.sampled_from(("before", "after")))
     def work_and_stall(self, scripts: list[str], when: str) -> None:
         """A worker is stalled at its first call, before or after the API did it, until others have taken over."""
-        self._work(scripts, ALIVE, interlude=when)
+        self._work(scripts, Life(None), interlude=when)
 
-    def _work(self, scripts: list[str], death: Death, *, interlude: str | None = None) -> None:
-        client = mortal_client(self.server, Life(*death))
+    def _work(self, scripts: list[str], life: Life, *, interlude: str | None = None) -> None:
+        client = mortal_client(self.server, life)
         store = MessageStore(client, QUEUE)
-        sender = ScriptedSender(self.plunk, scripts, interlude, self._take_over)
-        batch = BatchForwarder(store, sender, concurrency=1, lifetime=LIFETIME)  # type: ignore[arg-type]
+        batch = self._forwarder(store, ScriptedSender(self.plunk, scripts, interlude, self._take_over))
         install(batch)
         try:
             QuietWorker(store.queue, connection=client).work(burst=True, max_jobs=1, logging_level="CRITICAL")
-        except Killed:
+        except (Killed, redis.RedisError):
             pass
         finally:
             batch._threads.shutdown()
             client.connection_pool.disconnect()
 
-    def _take_over(self) -> None:
-        """Meanwhile the stalled worker's lease ends, the sweep finds its messages, and another worker runs all jobs."""
-        self.leases_end()
-        self.now += 60
-        self.housekeeping.sweep()
-        self.housekeeping.sweep()
-        self._run_jobs("ok")
+    @staticmethod
+    def _forwarder(store: MessageStore, sender: ScriptedSender) -> BatchForwarder:
+        return BatchForwarder(store, sender, batch_size=BATCH, concurrency=1, lifetime=LIFETIME)  # type: ignore[arg-type]
 
-    def _run_jobs(self, script: str) -> None:
-        sender = ScriptedSender(self.plunk, [script], None, lambda: None)
-        batch = BatchForwarder(self.store, sender, concurrency=1, lifetime=LIFETIME)  # type: ignore[arg-type]
+    def _take_over(self) -> None:
+        """Meanwhile the stalled worker's lease ends, its messages go back, and another worker sends all there are."""
+        self.leases_end()
+        self.time_passes(60)
+        self.store.recover()
+        self._send_all()
+
+    def _send_all(self) -> None:
+        batch = self._forwarder(self.store, ScriptedSender(self.plunk, ["ok"], None, lambda: None))
         try:
-            while (job_id := self.client.lpop(self.store.queue.key)) is not None:
-                job = self.store.queue.fetch_job(job_id.decode())
-                assert job is not None
-                batch.forward(job.args[0], job_id=job.id)
+            batch.forward(job_id=uuid.uuid4().hex)
         finally:
             batch._threads.shutdown()
 
-    @rule(death=st.one_of(st.just(ALIVE), deaths(SHORT)))
-    def promote(self, death: Death) -> None:
-        self._mortally(death, lambda housekeeping: housekeeping._store.promote_due(self.now, batch_size=BATCH))
+    @rule(death=st.one_of(st.just(ALIVE), deaths(3 * SHORT)))
+    def keep_house(self, death: Death) -> None:
+        """A round of the housekeeper; its lock is free, as it is some seconds after the last one died."""
+        self.client.delete(f"{QUEUE}:housekeeper")
+        self._mortally(death, lambda store: Housekeeping(store, batch_size=BATCH).tick())
 
-    @rule(death=st.one_of(st.just(ALIVE), deaths(2 * SHORT)))
-    def sweep(self, death: Death) -> None:
-        self._mortally(death, lambda housekeeping: (housekeeping.sweep(), housekeeping.sweep()))
-
-    def _mortally(self, death: Death, act: Callable[[Housekeeping], object]) -> None:
+    def _mortally(self, death: Death, act: Callable[[MessageStore], object]) -> None:
         client = mortal_client(self.server, Life(*death))
         try:
-            act(Housekeeping(MessageStore(client, QUEUE), batch_size=BATCH))
+            act(MessageStore(client, QUEUE))
         except Killed:
             pass
         finally:
@@ -278,17 +301,21 @@ class Lifecycle(RuleBasedStateMachine):
         for key in self.client.scan_iter(match=f"{QUEUE}:lease:*"):
             self.client.delete(key)
 
-    @rule(seconds=st.sampled_from((1, 11, 60, 900, 7200, 90_000)))
+    @rule(seconds=st.sampled_from((1, 11, 60, 900, 7200, 90_000, -7200)))
     def time_passes(self, seconds: int) -> None:
-        self.now += seconds
-        for project in ("p", "q"):
-            until = self.client.get(self.store.pause_key(project))
-            if until and float(until) <= self.now:
-                self.client.delete(self.store.pause_key(project))
+        """Or a clock is put back, for a negative number."""
+        self._turn_clock(self.now + seconds)
+        if seconds >= 60:
+            for key in self.client.scan_iter(match=f"{QUEUE}:pace:*"):
+                self.client.delete(key)
 
-    @rule(project=st.sampled_from("pq"), seconds=st.integers(1, 3600))
-    def pause(self, project: str, seconds: int) -> None:
-        self.store.pause(project, self.now + seconds)
+    def _turn_clock(self, now: float) -> None:
+        self.now = now
+        self.client.set(MODEL_CLOCK_KEY, repr(now))
+
+    @rule(project=st.sampled_from("pq"), seconds=st.integers(0, 3600), refused=st.booleans())
+    def slow_down(self, project: str, seconds: int, refused: bool) -> None:
+        self.store.slow_down(project, pause=seconds, rate=20, refused=refused)
 
     # A person
 
@@ -298,20 +325,23 @@ class Lifecycle(RuleBasedStateMachine):
         """Of dead letters as a list showed them a while ago: by now one may be gone, or on its way again."""
         one = list(self.accepted)[data.draw(st.integers(0, len(self.accepted) - 1))]
         ids = [*self.store.dead_ids()[:BATCH], one]
-        self._mortally(death, lambda housekeeping: housekeeping._store.requeue(ids))
+        self._mortally(death, lambda store: store.requeue(ids))
 
     @precondition(lambda self: self.store.dead_ids())
     @rule(death=st.one_of(st.just(ALIVE), deaths(1)))
     def discard_dead(self, death: Death) -> None:
         ids = self.store.dead_ids()[:1]
-        self._mortally(death, lambda housekeeping: housekeeping._store.delete(ids))
+        self._mortally(death, lambda store: store.delete(ids))
         self.discarded |= {i for i, stored in zip(ids, self.store.load(ids), strict=True) if stored is None}
 
     # What holds at any time
 
     @invariant()
     def each_message_is_in_one_place(self) -> None:
-        assert self.store.verify() == []
+        mistakes = self.store.verify(patience=0).mistakes
+        # Between a death and the housekeeper's next round these two are so, and no mail is lost by it.
+        passing = ("is being sent by a job without a sign of life", "messages wait, but there is neither a job")
+        assert not [line for line in mistakes if not any(text in line for text in passing)]
         kept = {key.decode().removeprefix(self.store.message_key("")) for key in self.client.keys(f"{QUEUE}:message:*")}
         sent = {message_id for message_id, _ in self.plunk.sent}
         assert kept <= self.accepted.keys(), "nobody accepted these"
@@ -320,9 +350,7 @@ class Lifecycle(RuleBasedStateMachine):
     @invariant()
     def no_key_sends_twice(self) -> None:
         assert not [key for key, count in Counter(self.plunk.sent).items() if count > 1]
-        times: defaultdict[str, int] = defaultdict(int)
-        for message_id, _ in self.plunk.sent:
-            times[message_id] += 1
+        times = Counter(message_id for message_id, _ in self.plunk.sent)
         for message_id, count in times.items():
             assert count <= 1 + self.plunk.spent[message_id], "a mail went out twice without the API's own doing"
 
@@ -334,16 +362,13 @@ class Lifecycle(RuleBasedStateMachine):
             self.client.close()
 
     def _everything_arrives(self) -> None:
-        """The trouble is over: within a minute and a retry's delay every message goes out."""
+        """The trouble is over: what is left goes out, and nothing remains."""
         for _ in range(20):
             self.leases_end()
             self.time_passes(7200)
-            self.housekeeping.sweep()
-            self.housekeeping.sweep()
-            while self.store.promote_due(self.now, batch_size=BATCH):
-                pass
+            self.keep_house(ALIVE)
             self.store.requeue(self.store.dead_ids())
-            self._run_jobs("ok")
+            self._send_all()
             if not self.store.depth().undelivered and not self.store.dead_ids():
                 break
         self.each_message_is_in_one_place()
@@ -360,7 +385,7 @@ def test_the_life_of_a_message_in_any_order_with_any_death(redis_server: RedisSe
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Machine,
         settings=settings(
-            max_examples=int(os.environ.get("MODEL_EXAMPLES", "120")),
+            max_examples=int(os.environ.get("MODEL_EXAMPLES", "60")),
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -125,7 +125,7 @@ class Soak:
         with self.stack.redis.client() as client:
             store = MessageStore(client, self.stack.queue_name)
             depth = store.depth()
-            wrong += [f"verify: {line}" for line in store.verify()]
+            wrong += [f"verify: {line}" for line in store.verify().mistakes]
             if depth.dead:
                 wrong.append(f"{depth.dead} dead letters, though the API refused nothing for good")
             self._look_for_secrets(b"".join((key + (client.dump(key) or b"")) for key in client.scan_iter()), "Redis")

@@ -56,7 +56,7 @@ def settle(fault: str, stack: Stack, subjects: Iterable[str], *, prefix: str = "
     except TimeoutError as error:
         raise AssertionError(f"{error}: {balance(fault, given, stack.api.sent(), prefix=prefix)}") from error
     with stack.redis.client() as client:
-        assert MessageStore(client, stack.queue_name).verify() == []
+        assert MessageStore(client, stack.queue_name).verify().mistakes == []
     return balance(fault, given, stack.api.sent(), prefix=prefix)
 
 

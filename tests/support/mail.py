@@ -17,6 +17,7 @@ def queued_message(
     project_id: str = DEMO_PROJECT,
     recipients: Sequence[str] = ("b@x.example",),
     accepted_at: float | None = None,
+    digest: str = "",
 ) -> QueuedMessage:
     """A message as the ingress would hand it over: the API takes it and sends it."""
     body = {"from": "a@example.com", "to": list(recipients), "subject": subject, "body": "<p>Text</p>"}
@@ -29,4 +30,5 @@ def queued_message(
         accepted_at=time.time() if accepted_at is None else accepted_at,
         body=orjson.dumps(body),
         subject=subject,
+        digest=digest,
     )

@@ -16,21 +16,29 @@ class Killed(BaseException):
 class Life:
     """How long a process lives, counted in steps: each command sent is one and each answer read is one.
 
-    ``cut`` is the share of the bytes that it still sends when it dies while sending.
+    ``cut`` is the share of the bytes that it still sends when it dies while sending. In the steps of ``outage`` it
+    lives, but Redis does not answer it.
     """
 
-    def __init__(self, steps: int | None, cut: float = 0.0) -> None:
+    def __init__(self, steps: int | None, cut: float = 0.0, *, outage: range = range(0)) -> None:
         self._steps = steps
         self._left: int | None = None
+        self._outage = outage
+        self._taken: int | None = None
         self.cut = cut
         self.is_over = False
 
     def begin(self) -> None:
         """From now on steps count."""
         self._left = self._steps
+        self._taken = 0
 
     def spend(self) -> None:
         """One step. Raises ``Killed`` when none is left, and from then on always: the dead do no clean-up."""
+        if self._taken is not None:
+            self._taken += 1
+            if self._taken in self._outage:
+                raise redis.ConnectionError("no Redis")
         if self._left is None:
             return
         if self._left <= 0:
