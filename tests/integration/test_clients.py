@@ -17,7 +17,7 @@ import pytest
 
 from sandbox.processes import wait_until
 from sandbox.stack import DEMO_SECRET, Stack
-from tests.support.requirements import requires_program
+from tests.support.requirements import requires_npm_package, requires_program
 
 FILE = bytes(range(256)) * 40
 
@@ -206,13 +206,8 @@ transport.sendMail(JSON.parse(raw)).then(() => process.exit(0), error => { conso
 
 @pytest.fixture(scope="module")
 def nodemailer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    requires_program("node", package="nodejs")
-    npm = requires_program("npm")
     folder = tmp_path_factory.mktemp("nodemailer")
-    command = [npm, "install", "--silent", "--no-audit", "--no-fund", "nodemailer@7"]
-    installed = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=100)
-    if installed.returncode != 0 or not (folder / "node_modules" / "nodemailer").exists():
-        pytest.skip("nodemailer cannot be installed from the npm registry")
+    requires_npm_package("nodemailer@7", folder)
     (folder / "send.js").write_text(NODEMAILER)
     return folder
 
