@@ -1,9 +1,14 @@
 # Needs Python 3.11 or newer, make and pip; everything else goes into .venv.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+# Programs that look after the dependencies; the relay and its tests need none of them.
+TOOLS := .tools
+TOOLS_INSTALLED := $(TOOLS)/installed
+LOCK := $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
 .PHONY: help sandbox test soak check docs clean
 
@@ -13,10 +18,14 @@ help:
 	@echo "make soak      30 minutes of random faults under load (SOAK_SECONDS, SOAK_SEED); the books must balance"
 	@echo "make check     ruff and mypy"
 	@echo "make docs      write the settings table anew"
+	@echo "make lock      lock the dependencies' hashes (UPGRADE=1: newest versions)"
+	@echo "make audit     look the locked dependencies up for known vulnerabilities"
+	@echo "make sbom      dist/sbom.cdx.json, a CycloneDX list of what is shipped"
 	@echo "make clean     remove the venv and caches"
 
 $(INSTALLED): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with PYTHON=/path/to/python3"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian: python3-venv);" \
+		"name it with PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[sandbox,test]'
 	@touch $@
@@ -40,5 +49,27 @@ docs: $(INSTALLED)
 	p = pathlib.Path('docs/settings.md'); t = p.read_text('utf-8'); \
 	p.write_text(re.sub(r'(?s)(<!-- settings -->\n).*?(<!-- /settings -->)', lambda m: m[1] + settings_table() + m[2], t), 'utf-8')"
 
+.PHONY: lock audit sbom
+
+$(TOOLS_INSTALLED): Makefile
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9' 'pip-audit>=2.9,<3' 'cyclonedx-bom>=7,<8'
+	@touch $@
+
+lock: $(TOOLS_INSTALLED)
+	$(LOCK) --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra demo --constraint requirements.lock --output-file requirements-demo.lock pyproject.toml
+
+# --strict: what could not be looked up is no good news.
+audit: $(TOOLS_INSTALLED)
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock -r requirements-demo.lock
+
+# Of an environment that holds just what is locked, so that licences and the tree of dependencies are in it.
+sbom: $(TOOLS_INSTALLED)
+	rm -rf $(TOOLS)/locked && $(PYTHON) -m venv --without-pip $(TOOLS)/locked
+	$(TOOLS)/bin/uv pip install --quiet --python $(TOOLS)/locked/bin/python --require-hashes -r requirements.lock
+	mkdir -p dist && $(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.cdx.json $(TOOLS)/locked/bin/python
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .sandbox .soak
+	rm -rf $(VENV) $(TOOLS) dist .pytest_cache .mypy_cache .ruff_cache .sandbox .soak

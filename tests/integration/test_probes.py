@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sandbox.processes import wait_until
+from sandbox.processes import free_port, wait_until
 from sandbox.stack import Stack
+from shared import healthcheck
 from tests.support.wire import Wire, simple
 
 
@@ -175,3 +176,20 @@ def test_a_database_that_is_down_is_red(probed: Stack) -> None:
             assert red.json()["database"] != "ok"
     finally:
         probed.postgres.start()
+
+
+@pytest.mark.parametrize("role", ["ingress", "forwarder"])
+def test_dockers_health_check_says_what_readiness_says(probed: Stack, role: str) -> None:
+    environ = {"HEALTH_PORT": str(probed.probes[role])}
+    assert healthcheck.check(environ) == ""
+    mend = read_only(probed)
+    try:
+        wait_until(lambda: "ok" in healthcheck.check(environ), timeout=20, poll=0.2, what="what is wrong and what not")
+    finally:
+        mend()
+    wait_until(lambda: healthcheck.check(environ) == "", timeout=60, poll=0.2, what="readiness")
+
+
+def test_dockers_health_check_is_red_without_a_probe_port() -> None:
+    assert healthcheck.check({}) == "HEALTH_PORT is not set: there is nothing to ask"
+    assert healthcheck.check({"HEALTH_PORT": str(free_port())}) == "no answer: URLError"
