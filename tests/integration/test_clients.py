@@ -98,7 +98,7 @@ EXPECTED: list[tuple[Callable[[], EmailMessage], dict[str, Any]]] = [
 MESSAGES = pytest.mark.parametrize(("make", "expected"), EXPECTED, ids=["text", "html", "utf8"])
 
 
-def assert_arrived(stack: Stack, expected: dict[str, Any], *, own_headers: tuple[str, ...] = ()) -> None:
+def assert_arrived(stack: Stack, expected: dict[str, Any], *, own_headers: tuple[str, ...] = ("message-id",)) -> None:
     """One mail arrived, and every field of it is as expected; ``own_headers`` are those that the client adds."""
     wait_until(lambda: stack.api.sent(), timeout=30, what="the mail")
     mails = stack.api.sent()
