@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import click
 import redis
 
+from shared.log import redact
 from shared.plunk_api import NoAnswer, PlunkApi
 from shared.projects import DirectoryUnavailable, ProjectDirectory
 from shared.redis_connection import connect, look_at_durability
@@ -68,8 +69,8 @@ def check_api(settings: Settings) -> Check:
     finally:
         api.close()
     if isinstance(answer, NoAnswer):
-        return Check(name="api", ok=False, detail=f"{settings.api_uri}/health does not answer: {answer.cause}")
-    return Check(name="api", ok=answer.is_success, detail=f"{settings.api_uri}/health answers {answer.status}")
+        return Check(name="api", ok=False, detail=redact(f"{settings.api_uri}/health does not answer: {answer.cause}"))
+    return Check(name="api", ok=answer.is_success, detail=redact(f"{settings.api_uri}/health answers {answer.status}"))
 
 
 def print_checks(checks: Sequence[Check]) -> int:

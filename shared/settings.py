@@ -7,6 +7,7 @@ secrets over. A wrong value ends the start with one line a mistake, each naming 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -20,6 +21,9 @@ MIB: Final = 1024 * 1024
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+_HOST_AND_PORT: Final = re.compile(r"(?:\[[^\[\]]+\]|[^:\[\]]*)(?::\d{1,5})?")
 
 
 class SettingsError(Exception):
@@ -139,6 +143,9 @@ class Settings(BaseSettings):
     def _database_url(cls, value: str) -> str:
         if urlsplit(value).scheme not in ("postgres", "postgresql"):
             raise ValueError("must be a URL that starts with postgresql://")
+        hosts = urlsplit(value).netloc.rpartition("@")[2]
+        if not all(_HOST_AND_PORT.fullmatch(host) for host in hosts.split(",")):
+            raise ValueError("must be a URL that starts with postgresql:// and names hosts with ports that are numbers")
         return value
 
     @field_validator("redis_url")
