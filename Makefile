@@ -10,12 +10,13 @@ TOOLS_INSTALLED := $(TOOLS)/installed
 LOCK := $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
-.PHONY: help sandbox test soak check docs clean
+.PHONY: help sandbox test soak fuzz check docs clean
 
 help:
 	@echo "make sandbox   the whole relay on this machine, one message through it (ONCE=1: then exit)"
 	@echo "make test      checks, then unit, integration and fault tests"
 	@echo "make soak      30 minutes of random faults under load (SOAK_SECONDS, SOAK_SEED); the books must balance"
+	@echo "make fuzz      hostile input for an hour (FUZZ_SECONDS=600: ten minutes a file of tests/fuzz)"
 	@echo "make check     ruff and mypy"
 	@echo "make docs      write the settings table anew"
 	@echo "make lock      lock the dependencies' hashes (UPGRADE=1: newest versions)"
@@ -43,6 +44,9 @@ test: check
 
 soak: $(INSTALLED)
 	@$(BIN)/python -m tests.soak
+
+fuzz: $(INSTALLED)
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) $(BIN)/python -m pytest tests/fuzz -s
 
 docs: $(INSTALLED)
 	$(BIN)/python -c "import re, pathlib; from shared.settings import settings_table; \

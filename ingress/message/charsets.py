@@ -65,7 +65,7 @@ def find_codec(charset: str) -> str | None:
             found = codecs.lookup(candidate)
         except (LookupError, ValueError):
             continue
-        if found._is_text_encoding and found.name not in REFUSED:
+        if found._is_text_encoding and found.name.replace("-", "_") not in REFUSED:
             return WIDER.get(found.name, found.name)
     return None
 
