@@ -79,7 +79,7 @@ MOST_IN_HAND: Final = 50_000
 MOST_WEBHOOKS: Final = 10_000
 """Notifications that wait for delivery, at most; past that the oldest is dropped."""
 
-AUDIT_CHUNK: Final = 500
+AUDIT_CHUNK: Final = 250
 """Messages that one step of ``verify`` looks at: Redis is held up for a few milliseconds at a time."""
 
 AUDIT_PATIENCE: Final = 3.0
@@ -364,21 +364,25 @@ class MessageStore:
         prefix = self.message_key("").encode()
         stored = self.redis.scan_iter(match=self.message_key("*"), count=1000)
         self._audit((key.removeprefix(prefix) for key in stored), counts, suspects)
-        # What an index holds without a message: everything else in it has been looked at above.
-        for index in self._indexes():
-            members = (member for member, _ in self.redis.zscan_iter(index, count=1000))
-            self._audit(members, {}, suspects)
+        ghosts = list(self._ghosts())
         for _ in range(2):
             if suspects:
                 time.sleep(patience)
                 again: dict[str, str] = {}
                 self._audit((name.encode() for name in suspects), {}, again)
                 suspects = again
-        return Audit(counts=counts, mistakes=sorted(suspects.values()) + self._unattended())
+        return Audit(counts=counts, mistakes=sorted(suspects.values()) + ghosts + self._unattended())
 
-    def _indexes(self) -> list[bytes | str]:
-        lanes = list(self.redis.scan_iter(match=self.lane_key("*"), count=1000))
-        return [self.messages_key, self.sending_key, self.retries_key, self.dead_key, *lanes]
+    def _ghosts(self) -> Iterator[str]:
+        """One line for each entry of an index without a message, and for each that stands in another project's lane."""
+        lane = self.lane_key("")
+        lanes = [key.decode() for key in self.redis.scan_iter(match=self.lane_key("*"), count=1000)]
+        for index in (self.messages_key, self.sending_key, self.retries_key, self.dead_key, *lanes):
+            project = index.removeprefix(lane) if index in lanes else ""
+            members = (member for member, _ in self.redis.zscan_iter(index, count=1000))
+            while chunk := list(islice(members, AUDIT_CHUNK)):
+                for line in cast(list[bytes], self._run("GHOSTS", index, project, *chunk)):
+                    yield line.decode()
 
     def _audit(self, ids: Iterable[bytes], counts: dict[str, int], suspects: dict[str, str]) -> None:
         walk: Iterator[bytes] = iter(ids)

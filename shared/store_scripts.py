@@ -392,8 +392,8 @@ AUDIT: Final = (
 local counts, mistakes = {}, {}
 for i = 2, #ARGV do
   local id = ARGV[i]
-  local found = redis.call('HMGET', message(id), 'state', 'job', 'envelope', 'body')
-  local state, project = found[1] or 'gone', project_of(id)
+  local found = redis.call('HMGET', message(id), 'state', 'job', 'project')
+  local state, project = found[1] or 'gone', found[3] or project_of(id)
   if not found[1] and redis.call('EXISTS', message(id)) == 1 then state = 'broken' end
   local places = {}
   local function stands(name, there) if there then places[#places + 1] = name end end
@@ -408,7 +408,8 @@ for i = 2, #ARGV do
   counts[state] = (counts[state] or 0) + 1
   if where ~= must[state] then
     mistakes[#mistakes + 1] = id .. ': is ' .. state .. ', but stands in ' .. (where == '' and 'no index' or where)
-  elseif state ~= 'gone' and not (found[3] and found[4]) then
+  elseif state ~= 'gone' and math.min(redis.call('HSTRLEN', message(id), 'envelope'),
+      redis.call('HSTRLEN', message(id), 'body')) == 0 then
     mistakes[#mistakes + 1] = id .. ': is ' .. state .. ', but has no envelope or body'
   elseif state == 'waiting' and not redis.call('ZSCORE', q .. ':lanes', project)
       and not redis.call('ZSCORE', q .. ':parked', project) then
@@ -426,3 +427,20 @@ return {flat, mistakes}
 """
 )
 """ARGV: ids. Returns states with their counts, and one line for each message that is not in exactly one place."""
+
+GHOSTS: Final = (
+    _COMMON
+    + """
+local ghosts = {}
+for i = 4, #ARGV do
+  local id = ARGV[i]
+  local project = redis.call('HGET', message(id), 'project') or project_of(id)
+  local wrong = not project and 'is gone' or ARGV[3] ~= '' and project ~= ARGV[3] and 'belongs to another project'
+  if wrong and redis.call('ZSCORE', ARGV[2], id) then
+    ghosts[#ghosts + 1] = id .. ': ' .. wrong .. ', but stands in ' .. ARGV[2]
+  end
+end
+return ghosts
+"""
+)
+"""ARGV: an index's key, a lane's project or "", ids. Returns a line for each without a message or in a wrong lane."""

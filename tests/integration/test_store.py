@@ -162,9 +162,11 @@ def test_what_was_sent_is_forgotten_wherever_it_stands(store: MessageStore) -> N
         (lambda r, i: r.hset(f"q:message:{i}", "state", "lost"), "is lost, but stands in messages, lane"),
         (lambda r, i: r.hdel(f"q:message:{i}", "body"), "has no envelope or body"),
         (lambda r, i: r.hdel(f"q:message:{i}", "state"), "is broken, but stands in messages, lane"),
-        (lambda r, i: r.delete(f"q:message:{i}"), "is gone, but stands in messages"),
+        (lambda r, i: r.delete(f"q:message:{i}"), "is gone, but stands in q:messages"),
         (lambda r, i: r.zrem("q:lanes", "p"), "in a lane that has no turn"),
-        (lambda r, i: r.zadd("q:retries", {"ghost": 1}), "ghost: is gone, but stands in retries"),
+        (lambda r, i: r.zadd("q:retries", {"ghost": 1}), "ghost: is gone, but stands in q:retries"),
+        (lambda r, i: r.zadd("q:lane:other", {i: 1}), "belongs to another project, but stands in q:lane:other"),
+        (lambda r, i: r.zadd("q:lane:other", {"ghost": 1}), "ghost: is gone, but stands in q:lane:other"),
         (lambda r, i: r.delete("rq:queue:q"), "neither a job in the queue nor a forwarder"),
     ],
 )
