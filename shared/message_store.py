@@ -198,7 +198,8 @@ class MessageStore:
             answers = pipe.execute(raise_on_error=False)
         found, synced = answers[0], answers[-1]
         if isinstance(found, Exception):
-            raise found
+            # Before Redis 7 what goes wrong inside a script has no type of its own.
+            raise redis.OutOfMemoryError("Redis is full") if "OOM command" in str(found) else found
         if wait_aof is not None:
             if isinstance(synced, Exception):
                 raise synced
