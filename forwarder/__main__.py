@@ -84,6 +84,7 @@ def run(settings: Settings, workers: int) -> int:
                 multiprocess_dir=directory,
             )
             probes.start()
+        supervisor.heed_signals()
         housekeeping.start()
         log.info("Forwarder started", workers=workers, api=settings.api_uri)
         try:

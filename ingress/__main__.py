@@ -50,7 +50,7 @@ def main(check: bool, child: bool) -> None:
         sys.exit(print_checks(check_all(settings)))
     if settings.ingress_processes > 1 and not child:
         sys.exit(supervise(settings))
-    sys.exit(uvloop.run(serve(settings, with_probes=not child)))
+    sys.exit(uvloop.run(serve(settings, is_child=child)))
 
 
 def supervise(settings: Settings) -> int:
@@ -85,7 +85,7 @@ def supervise(settings: Settings) -> int:
                 probes.stop()
 
 
-async def serve(settings: Settings, *, with_probes: bool) -> int:
+async def serve(settings: Settings, *, is_child: bool) -> int:
     """Run one ingress process until SIGTERM or SIGINT; the exit code."""
     raise_file_limit()
     if (room := room_for_connections()) < settings.max_connections:
@@ -108,20 +108,30 @@ async def serve(settings: Settings, *, with_probes: bool) -> int:
         click.echo(str(error), err=True)
         return CANNOT_START
     probes = None
-    if with_probes and settings.health_port:
+    if settings.health_port and not is_child:
 
         def readiness() -> Mapping[str, str]:
             return asyncio.run_coroutine_threadsafe(server.readiness(), loop).result(timeout=8)
 
         probes = ProbeServer(settings.health_port, readiness=readiness)
         probes.start()
+    watching = asyncio.create_task(_end_with_parent(os.getppid(), stop)) if is_child else None
     await stop.wait()
+    if watching:
+        watching.cancel()
     log.info("SMTP server stopping")
     await server.stop()
     if probes:
         probes.stop()
     log.info("SMTP server stopped")
     return 0
+
+
+async def _end_with_parent(parent: int, stop: asyncio.Event) -> None:
+    """A child whose parent was killed has nobody to stop it, and would share the ports with the next parent's."""
+    while os.getppid() == parent:  # noqa: ASYNC110 - no event tells of a parent's end
+        await asyncio.sleep(1)
+    stop.set()
 
 
 def demand_durability(settings: Settings) -> None:

@@ -57,10 +57,14 @@ class Supervisor:
         """Ask ``run`` to stop the children and return; safe from a signal handler."""
         self._stopping.set()
 
-    def run(self) -> int:
-        """Keep the children running until a stop is asked for. 0 when all stopped in time, 1 when one was killed."""
+    def heed_signals(self) -> None:
+        """SIGTERM and SIGINT mean ``stop`` from now on; ``run`` sees to it at the latest."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: self.stop())
+
+    def run(self) -> int:
+        """Keep the children running until a stop is asked for. 0 when all stopped in time, 1 when one was killed."""
+        self.heed_signals()
         while not self._stopping.is_set():
             for index in range(len(self._children)):
                 code = self._tend(index)

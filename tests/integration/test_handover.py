@@ -190,7 +190,7 @@ async def test_a_full_redis_is_452_before_it_refuses_and_when_it_does(server: Re
     handover = hand_over(server)
     client = server.client()
     assert len(await reply_to(handover, message())) == 32
-    time.sleep(handover_module.ROOM_SECONDS)
+    await asyncio.sleep(handover_module.ROOM_SECONDS)
     used = client.info("memory")["used_memory"]
     try:
         # Past nine tenths: the forwarder still has room to work the queue off.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.processes import ServerProcess, free_port, wait_until
+from sandbox.processes import ServerProcess, accepts_connections, free_port, wait_until
 from sandbox.stack import ROOT, Stack
 from tests.support.wire import Wire, simple
 
@@ -99,3 +99,23 @@ def test_several_ingress_processes_share_the_port(tmp_path: Path) -> None:
                 assert wire.message(simple(subject=f"m{number}")).startswith("250")
         wait_until(lambda: len(stack.api.sent()) == 10, timeout=30, what="ten mails")
         assert stack.ingress.process.stop() == 0
+
+
+def test_ingress_processes_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    with Stack(tmp_path, tls=False, INGRESS_PROCESSES="2") as stack:
+        found = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(stack.ingress.process.pid)], capture_output=True, text=True, check=True
+        )
+        children = [int(pid) for pid in found.stdout.split()]
+        assert len(children) == 2
+        stack.ingress.process.kill()
+        wait_until(lambda: not any(is_alive(pid) for pid in children), timeout=20, what="the children's end")
+        assert not accepts_connections(stack.port_submission)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
