@@ -432,6 +432,7 @@ def test_valid_and_broken_smtp(target: Stack) -> None:
     pid, books, number, mails = process.pid, Books(), 0, 0
     end = time.monotonic() + SECONDS
     settled: tuple[int, int] | None = None
+    course: list[int] = []
     while (left := end - time.monotonic()) > 0:
         books.accepted.clear()
         books.undecided.clear()
@@ -441,12 +442,13 @@ def test_valid_and_broken_smtp(target: Stack) -> None:
         assert process.pid == pid
         # The first epoch fills pools, caches and the allocator; from then on nothing may grow.
         settled = settled or (resident(pid), open_files(pid))
+        course.append(resident(pid) // 1024)
     assert settled is not None
     trouble = ("Traceback", "Session failed", "Command failed")
     assert not [line for line in target.ingress.output().splitlines() if any(word in line for word in trouble)]
     memory, files = resident(pid), open_files(pid)
     print(
-        f"{books.sessions} sessions, {sum(books.replies.values())} replies, {mails} mails, RSS {settled[0]} → {memory} kB, files {settled[1]} → {files}"
+        f"{books.sessions} sessions, {sum(books.replies.values())} replies, {mails} mails, RSS {course} MB, files {settled[1]} → {files}"
     )
     assert memory < settled[0] * 1.3 + 20_000
     assert files < settled[1] + 50

@@ -169,12 +169,14 @@ def greeted(stack: Stack, source: str) -> bool:
 
 def test_handshakes_that_never_end_count_too(limited: Stack) -> None:
     with ExitStack() as open_:
-        for _ in range(4):
+        for _ in range(5):
             stuck = open_.enter_context(socket.socket())
             stuck.bind(("127.0.9.1", 0))
             stuck.connect(("127.0.0.1", limited.port_secure))
             stuck.sendall(b"\x16\x03\x01")
-        wait_until(lambda: not greeted(limited, "127.0.9.1"), timeout=20, what="the address to be full")
+        # The fifth is one too many: it gets no handshake, and no word, since there is no channel for one.
+        wait_until(lambda: "none: too many connections" in limited.ingress.output(), timeout=20, what="the refusal")
+        assert not greeted(limited, "127.0.9.1")
         assert greeted(limited, "127.0.9.2")
     wait_until(lambda: greeted(limited, "127.0.9.1"), timeout=20, what="room again")
 
