@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import click
+import orjson
 import redis
 
 from forwarder.batch import BatchForwarder, install
+from forwarder.dead_letters import DeadLetterAftermath, describe
 from forwarder.housekeeping import Housekeeping
 from forwarder.secrets import Secrets
 from forwarder.sender import Sender
+from forwarder.webhook import Webhook
 from forwarder.worker import ForwarderWorker, run_for_ever
 from shared.checks import check_api, check_database, check_redis, print_checks
 from shared.log import configure, get_logger
@@ -25,7 +28,7 @@ from shared.message_store import MessageStore
 from shared.metrics import QueueCollector
 from shared.plunk_api import PlunkApi
 from shared.probes import ProbeServer
-from shared.queued_message import CodecError, StoredMessage
+from shared.queued_message import CodecError, State, StoredMessage
 from shared.redis_connection import connect
 from shared.settings import Settings, SettingsError, load_settings
 from shared.supervisor import CANNOT_START, Supervisor, python_module
@@ -60,7 +63,12 @@ def run(settings: Settings, workers: int) -> int:
     """Keep ``workers`` worker processes running, with probes and housekeeping beside them; the exit code."""
     connection = connect(settings.redis_url, connections=8)
     store = MessageStore(connection, settings.queue_name)
-    housekeeping = Housekeeping(store, batch_size=settings.batch_size)
+    webhook = (
+        Webhook(store, url=settings.dead_letter_webhook, secret=settings.dead_letter_webhook_secret)
+        if settings.dead_letter_webhook
+        else None
+    )
+    housekeeping = Housekeeping(store, batch_size=settings.batch_size, chores=[webhook.tick] if webhook else [])
     with tempfile.TemporaryDirectory(prefix="plunk-smtp-metrics-") as directory:
         supervisor = Supervisor(
             python_module("forwarder", "worker"),
@@ -115,6 +123,11 @@ def worker(settings: Settings) -> None:
             batch_size=settings.batch_size,
             concurrency=settings.forward_concurrency,
             lifetime=settings.message_lifetime,
+            aftermath=DeadLetterAftermath(
+                with_event=bool(settings.dead_letter_webhook),
+                with_notice=settings.bounce_notices,
+                reporting_mta=settings.smtp_domain or socket.getfqdn(),
+            ),
             is_stopping=stop.is_set,
         )
     )
@@ -166,48 +179,84 @@ def failed() -> None:
     """Look at dead letters, retry or discard them."""
 
 
+def _chosen_by(command: Any) -> Any:
+    for option in (
+        click.option("--reason", default="", help="Only those whose last answer holds this text."),
+        click.option("--project", default="", help="Only this project's, by id."),
+    ):
+        command = option(command)
+    return command
+
+
 @failed.command("list")
+@_chosen_by
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
-def failed_list(settings: Settings) -> None:
-    """One line a dead letter: id, time, project, sender, recipients, the API's words."""
+def failed_list(settings: Settings, project: str, reason: str, as_json: bool) -> None:
+    """One line a dead letter: id, time of death, project, sender, recipients, attempts, the API's words."""
     for stored in _dead(_store(settings)):
-        answer = stored.last_answer or {}
-        died = datetime.fromtimestamp(answer.get("at", stored.message.accepted_at), UTC).isoformat(timespec="seconds")
-        message = stored.message
+        if not _matches(stored, project=project, reason=reason):
+            continue
+        told = describe(stored)
+        if as_json:
+            click.echo(orjson.dumps(told).decode())
+            continue
         click.echo(
-            f"{message.id}  {died}  {message.project_id}  {message.sender} → {', '.join(message.recipients)}  "
-            f"{answer.get('status') or '-'} {answer.get('message', '')}"
+            f"{told['id']}  {told['died_at'] or told['last_attempt_at']}  {told['project']}  "
+            f"{told['from']} → {', '.join(told['to'])}  {_times(stored.attempts)}  {_words(stored)}"
         )
 
 
 @failed.command("show")
 @click.argument("message_id")
+@click.option("--json", "as_json", is_flag=True, help='One JSON object; the API\'s call under "body".')
 @click.pass_obj
-def failed_show(settings: Settings, message_id: str) -> None:
+def failed_show(settings: Settings, message_id: str, as_json: bool) -> None:
     """The whole dead letter, as the API would get it."""
-    stored = next((item for item in _dead(_store(settings)) if item.message.id == message_id), None)
-    if stored is None:
+    (stored,) = _store(settings).load([message_id])
+    if isinstance(stored, CodecError):
+        raise click.ClickException(str(stored))
+    if stored is None or stored.state is not State.DEAD:
         raise click.ClickException(f"no dead letter has the id {message_id}")
-    answer = stored.last_answer or {}
-    click.echo(f"id          {stored.message.id}")
-    click.echo(f"project     {stored.message.project_id}")
-    click.echo(f"from        {stored.message.sender} (envelope {stored.message.envelope_from})")
-    click.echo(f"to          {', '.join(stored.message.recipients)}")
-    click.echo(f"subject     {stored.message.subject}")
-    click.echo(f"attempts    {stored.attempts}")
-    click.echo(f"answer      {answer.get('status') or '-'} {answer.get('code', '')} {answer.get('message', '')}")
+    told = describe(stored)
+    if as_json:
+        click.echo(orjson.dumps(told | {"body": orjson.loads(stored.message.body)}).decode())
+        return
+    click.echo(f"id             {told['id']}")
+    click.echo(f"project        {told['project']}")
+    click.echo(f"from           {told['from']} (envelope {told['envelope_from'] or '<>'})")
+    click.echo(f"to             {', '.join(told['to'])}")
+    click.echo(f"subject        {told['subject']}")
+    click.echo(f"accepted       {told['accepted_at']}")
+    click.echo(f"first attempt  {told['first_attempt_at'] or '-'}")
+    click.echo(f"last attempt   {told['last_attempt_at'] or '-'}")
+    click.echo(f"died           {told['died_at'] or '-'}")
+    click.echo(f"attempts       {told['attempts']}")
+    click.echo(f"answer         {_words(stored)}")
     click.echo(stored.message.body.decode("utf-8", "replace"))
+
+
+def _words(stored: StoredMessage) -> str:
+    """The API's last words: status, code and message."""
+    answer = stored.last_answer or {}
+    return " ".join(str(answer[name]) for name in ("status", "code", "message") if answer.get(name)) or "-"
+
+
+def _times(attempts: int) -> str:
+    return "1 attempt" if attempts == 1 else f"{attempts} attempts"
+
+
+def _matches(stored: StoredMessage, *, project: str, reason: str) -> bool:
+    return (not project or stored.message.project_id == project) and reason.lower() in _words(stored).lower()
 
 
 def _selection(command: Any) -> Any:
     for option in (
-        click.option("--reason", default="", help="Only those whose last answer holds this text."),
-        click.option("--project", default="", help="Only this project's, by id."),
         click.option("--all", "everything", is_flag=True, help="All that the other options leave."),
         click.argument("message_ids", nargs=-1),
     ):
         command = option(command)
-    return command
+    return _chosen_by(command)
 
 
 @failed.command("retry")
@@ -241,22 +290,19 @@ def _chosen(
     return [
         stored.message.id
         for stored in _dead(store)
-        if (everything or stored.message.id in message_ids)
-        and (not project or stored.message.project_id == project)
-        and reason.lower() in str((stored.last_answer or {}).get("message", "")).lower()
+        if (everything or stored.message.id in message_ids) and _matches(stored, project=project, reason=reason)
     ]
 
 
-def _dead(store: MessageStore) -> list[StoredMessage]:
+def _dead(store: MessageStore) -> Iterator[StoredMessage]:
+    """Every dead letter, the oldest first, without its body."""
     ids = store.dead_ids()
-    found: list[StoredMessage] = []
     for start in range(0, len(ids), LIST_CHUNK):
-        for stored in store.load(ids[start : start + LIST_CHUNK]):
+        for stored in store.load(ids[start : start + LIST_CHUNK], with_body=False):
             if isinstance(stored, CodecError):
                 click.echo(str(stored), err=True)
             elif stored is not None:
-                found.append(stored)
-    return found
+                yield stored
 
 
 if __name__ == "__main__":

@@ -202,7 +202,8 @@ class BatchForwarder:
                 generation=step.generation,
                 answer=outcome.answer,
                 event=after.event(stored, **told) if after else b"",
-                notice=after.notice(stored, **told) if after else None,
+                # Where the outcome is unknown the mail may have gone out: nobody is told that it did not.
+                notice=after.notice(stored, **told) if after and outcome.verdict is not Verdict.HELD else None,
             )
             bound.error(f"Email is a dead letter: {way}", reason=reason, verdict=outcome.verdict)
         return step

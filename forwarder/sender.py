@@ -110,7 +110,7 @@ def _left(ends_at: float) -> float:
 
 
 def _gone() -> Outcome:
-    return Outcome(verdict=Verdict.DEAD, answer=_record(None, "", "the project no longer exists"))
+    return Outcome(verdict=Verdict.DEAD, answer=_record(None, "PROJECT_GONE", "the project no longer exists"))
 
 
 def _record(status: int | None, code: str, message: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ Keys, all under the queue's name ``q``; times are Redis's own clock::
     q:seen:<digest>   string id of the message with that digest; expires by itself
     q:webhooks        hash   event → JSON of a dead letter's notification, until it is delivered
     q:webhooks:due    zset   event → time of its next delivery
+    q:webhooks:tries  hash   event → deliveries tried
     q:housekeeper     string who keeps house; expires by itself
 """
 
@@ -220,12 +221,20 @@ class MessageStore:
         found = self._run("TAKE", job_id, count, MOST_TAKEN_BYTES, int(lease * 1000))
         return [value.decode() for value in cast(list[bytes], found)]
 
-    def load(self, message_ids: Sequence[str]) -> list[StoredMessage | CodecError | None]:
-        """The messages in the given order; None where one is gone, the error where this release cannot read it."""
+    def load(self, message_ids: Sequence[str], *, with_body: bool = True) -> list[StoredMessage | CodecError | None]:
+        """The messages in the given order; None where one is gone, the error where this release cannot read it.
+
+        Without ``with_body`` their bodies, which may be megabytes, are left where they are and read as empty.
+        """
+        body = FIELDS.index("body")
+        fields = FIELDS if with_body else (*FIELDS[:body], *FIELDS[body + 1 :])
         with self.redis.pipeline(transaction=False) as pipe:
             for message_id in message_ids:
-                pipe.hmget(self.message_key(message_id), FIELDS)
+                pipe.hmget(self.message_key(message_id), fields)
             found = pipe.execute()
+        if not with_body:
+            for values in found:
+                values.insert(body, None if values[0] is None else b"")
         return [_decoded(values) for values in found]
 
     def delete(self, message_ids: Iterable[str]) -> None:
@@ -323,6 +332,23 @@ class MessageStore:
             self._enqueue(pipe, missing)
             pipe.execute()
         return missing
+
+    def take_webhooks(self, limit: int, *, claim: float) -> list[tuple[str, bytes, int]]:
+        """Events whose delivery is due: event, body, tries with this one. No other gets them for ``claim`` seconds."""
+        found = cast(list[Any], self._run("TAKE_WEBHOOKS", limit, repr(claim)))
+        return [(event.decode(), body, tries) for event, body, tries in zip(*[iter(found)] * 3, strict=True)]
+
+    def delay_webhook(self, event: str, delay: float) -> None:
+        """An event is delivered again in ``delay`` seconds."""
+        self._run("DELAY_WEBHOOK", event, repr(delay))
+
+    def end_webhook(self, event: str) -> None:
+        """Forget an event that was delivered, or given up."""
+        with self.redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(self.webhooks_due_key, event)
+            pipe.hdel(self.webhooks_key, event)
+            pipe.hdel(f"{self.webhooks_key}:tries", event)
+            pipe.execute()
 
     # Both, and a person's commands
 

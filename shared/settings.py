@@ -114,6 +114,11 @@ class Settings(BaseSettings):
     on_ambiguous: Literal["retry", "hold"] = _setting(
         "retry", "What becomes of mail whose first try ended in 5xx: retry with a new key, or hold as a dead letter"
     )
+    bounce_notices: bool = _setting(False, "Send the envelope's sender a notice of mail that became a dead letter")
+    dead_letter_webhook: str = _setting(
+        "", "URL that is told of each dead letter by a signed POST (see docs/operations.md)", repr=False
+    )
+    dead_letter_webhook_secret: str = _setting("", "Key of the webhook's signature, 16 characters or more", repr=False)
 
     # Logs
     log_format: Literal["auto", "pretty", "json"] = _setting("auto", "auto: pretty on a terminal, else JSON")
@@ -137,6 +142,13 @@ class Settings(BaseSettings):
         if _scheme(value) not in ("http", "https") or not urlsplit(value).hostname:
             raise ValueError("must be a URL that starts with http:// or https://")
         return value.rstrip("/")
+
+    @field_validator("dead_letter_webhook")
+    @classmethod
+    def _webhook_url(cls, value: str) -> str:
+        if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            raise ValueError("must be a URL that starts with http:// or https://")
+        return value
 
     @field_validator("database_url")
     @classmethod
@@ -184,6 +196,12 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(item.strip() for item in value.split(",") if item.strip())
         return value
+
+    @model_validator(mode="after")
+    def _webhook_signed(self) -> Settings:
+        if self.dead_letter_webhook and len(self.dead_letter_webhook_secret) < 16:
+            raise ValueError("DEAD_LETTER_WEBHOOK_SECRET: must be 16 characters or more with DEAD_LETTER_WEBHOOK")
+        return self
 
     @model_validator(mode="after")
     def _ports_distinct(self) -> Settings:

@@ -238,6 +238,7 @@ if ARGV[7] ~= '' then
   if over > 0 then
     for _, old in ipairs(redis.call('ZRANGE', q .. ':webhooks:due', 0, over - 1)) do
       redis.call('HDEL', q .. ':webhooks', old)
+      redis.call('HDEL', q .. ':webhooks:tries', old)
       redis.call('ZREM', q .. ':webhooks:due', old)
     end
   end
@@ -444,3 +445,34 @@ return ghosts
 """
 )
 """ARGV: an index's key, a lane's project or "", ids. Returns a line for each without a message or in a wrong lane."""
+
+TAKE_WEBHOOKS: Final = (
+    _COMMON
+    + """
+local t, taken = now(), {}
+local due = q .. ':webhooks:due'
+for _, range in ipairs({{'-inf', fixed(t)}, {fixed(t + FARTHEST), '+inf'}}) do
+  for _, event in ipairs(redis.call('ZRANGEBYSCORE', due, range[1], range[2], 'LIMIT', 0, ARGV[2])) do
+    local body = redis.call('HGET', q .. ':webhooks', event)
+    if body then
+      redis.call('ZADD', due, fixed(t + tonumber(ARGV[3])), event)
+      taken[#taken + 1] = event
+      taken[#taken + 1] = body
+      taken[#taken + 1] = redis.call('HINCRBY', q .. ':webhooks:tries', event, 1)
+    else
+      redis.call('ZREM', due, event)
+    end
+  end
+end
+return taken
+"""
+)
+"""ARGV: most events, seconds of the claim. Returns event, body, tries (this one included) of each that is due."""
+
+DELAY_WEBHOOK: Final = (
+    _COMMON
+    + """
+return redis.call('ZADD', q .. ':webhooks:due', 'XX', fixed(now() + tonumber(ARGV[3])), ARGV[2])
+"""
+)
+"""ARGV: event, seconds until it is due again."""
