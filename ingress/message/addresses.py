@@ -26,6 +26,9 @@ _TOKEN: Final = re.compile(_WORD + r"""|(?P<quoted>"(?:[^"\\]|\\.)*+")|(?P<mark>
 _TOKEN_WITHOUT_QUOTES: Final = re.compile(_WORD + r"|(?P<quoted>(?!))|(?P<mark>.)", re.DOTALL)
 """For what follows a quote that has no partner: looking for one at every further quote would take quadratic time."""
 
+_JOINERS: Final = "\u200c\u200d"
+"""Not printable by themselves, but Persian words and emoji are written with them."""
+
 _AROUND_AT: Final = re.compile(r"(?<!\s)\s*+@\s*+")
 _ATOM: Final = re.compile(r"""(?:"(?:[^"\\]|\\.)*+"|[^\s"])++""", re.DOTALL)
 _COMMENT_MARK: Final = re.compile(r"\\.|[()]", re.DOTALL)
@@ -50,7 +53,9 @@ def parse_addresses(value: str) -> list[Mailbox]:
 def display_name(raw: str) -> str:
     """A name for a person to read: encoded words decoded, on one line."""
     name = one_line(decode_words(raw))
-    return name if name.isprintable() else " ".join("".join(c if c.isprintable() else " " for c in name).split())
+    if name.isprintable():
+        return name
+    return " ".join("".join(c if c.isprintable() or c in _JOINERS else " " for c in name).split())
 
 
 def split_addresses(value: str) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,8 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from ingress.message.chunks import CHUNK, line_chunks
+
 ALIASES: Final = {
     "ansi_x3.110-1983": "latin-1",
     "gb_2312": "gb18030",
@@ -47,8 +49,9 @@ REFUSED: Final = frozenset({"idna", "punycode", "undefined", "unicode_escape", "
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._:+()-]{0,39}")
 _NUMBERED: Final = re.compile(r"(?:(?:x-)?(?:cp|ms|windows|dos|ibm)-?)(\d{3,5})")
+_ESCAPED: Final = re.compile("[\udc80-\udcff]")
 _UNDECODED: Final = {
-    0xDC00 + byte: bytes([byte]).decode("cp1252", "replace").replace("\x81", "�") for byte in range(0x80, 0x100)
+    chr(0xDC00 + byte): bytes([byte]).decode("cp1252", "replace").replace("\x81", "�") for byte in range(0x80, 0x100)
 }
 """What a byte that is no UTF-8 stands for: mostly it is Windows-1252 pasted into UTF-8."""
 
@@ -80,17 +83,34 @@ def decode_text(data: bytes, charset: str) -> str:
     if codec and codec != "utf-8":
         for candidate in (codec, *LENIENT.get(codec, ())):
             try:
-                return _without_surrogates(data.decode(candidate))
+                return _decode(data, candidate)
             except ValueError:
                 continue
     try:
-        return data.decode("utf-8")
+        return _decode(data, "utf-8")
     except UnicodeDecodeError:
         if codec and codec != "utf-8":
-            return _without_surrogates(data.decode(codec, "replace"))
-        return data.decode("utf-8", "surrogateescape").translate(_UNDECODED)
+            return _decode(data, codec, "replace")
+        return "".join(map(_decode_mixture, line_chunks(data)))
 
 
-def _without_surrogates(text: str) -> str:
-    # UTF-7 and others can bring lone surrogates, which JSON cannot carry.
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _decode(data: bytes, codec: str, errors: str = "strict") -> str:
+    """Raises ``UnicodeDecodeError``, or another ``ValueError``."""
+    if len(data) <= CHUNK:
+        text = data.decode(codec, errors)
+    else:
+        decoder = codecs.getincrementaldecoder(codec)(errors)
+        pieces = [decoder.decode(data[at : at + CHUNK]) for at in range(0, len(data), CHUNK)]
+        text = "".join([*pieces, decoder.decode(b"", True)])
+    if codec == "utf-7":
+        # The only one that brings lone surrogates, which JSON cannot carry.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _decode_mixture(data: bytes) -> str:
+    """UTF-8 with bytes in it that are none."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return _ESCAPED.sub(lambda found: _UNDECODED[found[0]], data.decode("utf-8", "surrogateescape"))

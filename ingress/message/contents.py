@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ingress.message.chunks import text_chunks
 from ingress.message.plain_text import to_html, unflow
 from ingress.message.structure import Part, bare_id
 
@@ -123,4 +124,4 @@ def _to_html(part: Part) -> str:
         return text
     if part.content_type == "text/plain" and part.parameters.get("format", "").lower() == "flowed":
         text = unflow(text, delete_space=part.parameters.get("delsp", "").lower() == "yes")
-    return to_html(text)
+    return "\n".join(map(to_html, text_chunks(text)))

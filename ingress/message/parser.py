@@ -11,6 +11,7 @@ import orjson
 
 from ingress.message.addresses import Mailbox, display_name, parse_addresses, split_addresses
 from ingress.message.attachments import Attachment, read_attachment, utf16_length
+from ingress.message.chunks import CHUNK
 from ingress.message.contents import read_contents, to_body
 from ingress.message.control_headers import PREFIX, read_control
 from ingress.message.headers import Headers, decode_words, one_line
@@ -117,13 +118,20 @@ def parse(raw: bytes, *, recipients: Sequence[str], limits: Limits = Limits()) -
 
 
 def _json(fields: dict[str, Any], attachments: list[Attachment]) -> bytes:
-    if not attachments:
+    body = fields.get("body", "")
+    if not attachments and len(body) <= CHUNK:
         return orjson.dumps(fields)
+    if len(body) > CHUNK:
+        del fields["body"]
     pieces = [orjson.dumps(fields)[:-1]]
-    for attachment in attachments:
-        pieces.append(b',"attachments":[' if len(pieces) == 1 else b",")
+    if len(body) > CHUNK:
+        pieces.append(b',"body":"')
+        pieces += (orjson.dumps(body[at : at + CHUNK])[1:-1] for at in range(0, len(body), CHUNK))
+        pieces.append(b'"')
+    for number, attachment in enumerate(attachments):
+        pieces.append(b"," if number else b',"attachments":[')
         pieces += attachment.json()
-    pieces.append(b"]}")
+    pieces.append(b"]}" if attachments else b"}")
     return b"".join(pieces)
 
 

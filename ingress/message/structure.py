@@ -108,18 +108,19 @@ class Part:
     def text(self) -> str:
         """The decoded body as text: by its charset, an HTML page's own, UTF-8 or Windows-1252; lines end in ``\\n``."""
         if self._text is None:
-            # Line breaks are those of the message, not of the charset, until base64 or the like is taken off.
             charset = self.parameters.get("charset", "")
+            is_wide = charset[:5].lower() in ("utf-1", "utf-3")
             decoder = DECODERS.get(self.encoding)
-            wide = decoder is None and charset[:5].lower() in ("utf-1", "utf-3")
-            body = self.body if wide else shorten_line_breaks(self.body)
-            data = decoder(body) if decoder else body
+            # Line breaks are cut short while they are bytes, which is quickest, where they are one byte each.
+            data = decoder(shorten_line_breaks(self.body)) if decoder else self.body
+            if not is_wide and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                charset, is_wide = "utf-16", True
+            if not is_wide:
+                data = shorten_line_breaks(data)
             if self.content_type == "text/html" and charset.lower() in ("", "us-ascii"):
                 # What comes first in a page speaks for it: a meta element past 4 KB is not looked for.
                 found = _META_CHARSET.search(data, 0, 4096)
                 charset = found[1].decode("ascii", "replace") if found else charset
-            if data[:2] in (b"\xff\xfe", b"\xfe\xff") and not charset.lower().startswith("utf-32"):
-                charset = "utf-16"
             text = decode_text(data, charset).removeprefix("\ufeff")
             if "\r" in text:
                 text = _LINE_BREAK.sub("\n", text)

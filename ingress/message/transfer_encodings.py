@@ -9,12 +9,13 @@ from typing import Final
 
 import pybase64
 
-CHUNK: Final = 1024 * 1024
-"""Bytes that one C call works on: no other thread runs meanwhile."""
+from ingress.message.chunks import line_chunks
 
-_WHITE: Final = b"\r\n \t"
 _NOT_BASE64: Final = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
-_BASE64_LINE: Final = re.compile(rb"[ \t]*([A-Za-z0-9+/]+=*)[ \t\r]*")
+_PADDING: Final = re.compile(rb"[=\s]*")
+_PIECE: Final = re.compile(rb"[^=]+=*")
+_LINE: Final = re.compile(rb"[^\n]+")
+_BASE64_LINE: Final = re.compile(rb"[ \t]*[A-Za-z0-9+/]+=*[ \t\r]*")
 _TRAILING_SPACE: Final = re.compile(rb"(?<![ \t])[ \t]++(?=\r*+\n|\Z)")
 _HAS_TRAILING_SPACE: Final = re.compile(rb"\n(?:(?<=[ \t]\n)|(?<=[ \t]\r\n))")
 """Begins with a literal, which a search is quick for."""
@@ -28,17 +29,15 @@ def decode_base64(body: bytes) -> bytes:
     padding = body.find(b"=")
     if padding < 0 or not body[padding:].strip(b"=\r\n \t\0"):
         return _decode_piece(body)
-    pieces = [_decode_piece(body[:padding])]
     # What follows padding is a further piece; a line that cannot be base64 is a footer that some list server added.
-    for line in body[padding:].lstrip(b"=\r\n \t").split(b"\n"):
-        if _BASE64_LINE.fullmatch(line):
-            pieces.append(line.strip())
-    return pieces[0] + b"".join(_decode_piece(piece) for piece in _joined(pieces[1:]))
-
-
-def _joined(lines: list[bytes]) -> list[bytes]:
-    """``lines`` cut anew into pieces that each end in padding."""
-    return re.findall(rb"[^=]+=*", b"".join(lines))
+    further = bytearray()
+    for line in _LINE.finditer(body, _PADDING.match(body, padding).end()):  # type: ignore[union-attr]
+        if _BASE64_LINE.fullmatch(line[0]):
+            further += line[0].strip()
+    decoded = bytearray(_decode_piece(body[:padding]))
+    for piece in _PIECE.finditer(further):
+        decoded += _decode_piece(piece[0])
+    return bytes(decoded)
 
 
 def _decode_piece(piece: bytes) -> bytes:
@@ -53,18 +52,7 @@ def _decode_piece(piece: bytes) -> bytes:
 
 def decode_quoted_printable(body: bytes) -> bytes:
     """Bytes of a quoted-printable body. White space at the end of a line is not the sender's (RFC 2045 section 6.7)."""
-    if len(body) <= CHUNK:
-        return _decode_quoted_lines(body)
-    pieces = []
-    position, end = 0, len(body)
-    while position < end:
-        stop = body.rfind(b"\n", position, position + CHUNK) + 1 if position + CHUNK < end else end
-        if not stop:
-            # A line longer than a chunk; no byte may be cut from its "=".
-            stop = body.find(b"\n", position) + 1 or end
-        pieces.append(_decode_quoted_lines(body[position:stop]))
-        position = stop
-    return b"".join(pieces)
+    return b"".join(map(_decode_quoted_lines, line_chunks(body)))
 
 
 def _decode_quoted_lines(lines: bytes) -> bytes:
@@ -75,11 +63,13 @@ def _decode_quoted_lines(lines: bytes) -> bytes:
 
 def shorten_line_breaks(text: bytes) -> bytes:
     """CRLF and bare CR as LF; several CRs before an LF are one line break: some programs turn LF into CRLF twice."""
-    if b"\r" not in text:
-        return text
-    if _BARE_CR.search(text):
-        text = _LINE_BREAK.sub(b"\n", text)
-    return text.translate(None, b"\r")
+    return b"".join(map(_shorten, line_chunks(text))) if b"\r" in text else text
+
+
+def _shorten(lines: bytes) -> bytes:
+    if _BARE_CR.search(lines):
+        lines = _LINE_BREAK.sub(b"\n", lines)
+    return lines.translate(None, b"\r")
 
 
 def decode_uuencoded(body: bytes) -> bytes:
