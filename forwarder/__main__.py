@@ -22,7 +22,7 @@ from forwarder.secrets import Secrets
 from forwarder.sender import Sender
 from forwarder.webhook import Webhook
 from forwarder.worker import ForwarderWorker, run_for_ever
-from shared.checks import check_api, check_database, check_redis, print_checks
+from shared.checks import check_api, check_configuration, check_database, check_redis, print_checks
 from shared.log import configure, get_logger
 from shared.message_store import MessageStore
 from shared.metrics import QueueCollector
@@ -48,13 +48,18 @@ def main(context: click.Context, workers: int, check: bool) -> None:
     try:
         settings = load_settings()
     except SettingsError as error:
+        if check:
+            print_checks(check_configuration(error.mistakes))
+            sys.exit(CANNOT_START)
         for mistake in error.mistakes:
             click.echo(mistake, err=True)
         sys.exit(CANNOT_START)
     context.obj = settings
     configure(settings.log_format, settings.log_level, process="forwarder")
     if check:
-        sys.exit(print_checks([check_redis(settings), check_database(settings), check_api(settings)]))
+        sys.exit(
+            print_checks([*check_configuration(), check_redis(settings), check_database(settings), check_api(settings)])
+        )
     if context.invoked_subcommand is None:
         sys.exit(run(settings, workers))
 

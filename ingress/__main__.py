@@ -19,7 +19,7 @@ from ingress.certificates import CertificateError, CertificateStore
 from ingress.checks import check_all
 from ingress.limits import raise_file_limit, room_for_connections
 from ingress.server import IngressServer, StartError
-from shared.checks import print_checks
+from shared.checks import check_configuration, print_checks
 from shared.log import configure, get_logger
 from shared.probes import ProbeServer
 from shared.redis_connection import connect, look_at_durability
@@ -42,12 +42,15 @@ def main(check: bool, child: bool) -> None:
     try:
         settings = load_settings()
     except SettingsError as error:
+        if check:
+            print_checks(check_configuration(error.mistakes))
+            sys.exit(CANNOT_START)
         for mistake in error.mistakes:
             click.echo(mistake, err=True)
         sys.exit(CANNOT_START)
     configure(settings.log_format, settings.log_level, process="ingress")
     if check:
-        sys.exit(print_checks(check_all(settings)))
+        sys.exit(print_checks([*check_configuration(), *check_all(settings)]))
     if settings.ingress_processes > 1 and not child:
         sys.exit(supervise(settings))
     sys.exit(uvloop.run(serve(settings, is_child=child)))

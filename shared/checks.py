@@ -10,7 +10,7 @@ import click
 import redis
 
 from shared.log import redact
-from shared.plunk_api import NoAnswer, PlunkApi
+from shared.plunk_api import Answer, NoAnswer, PlunkApi
 from shared.projects import DirectoryUnavailable, ProjectDirectory
 from shared.redis_connection import connect, look_at_durability
 from shared.settings import Settings
@@ -62,15 +62,39 @@ def check_database(settings: Settings) -> Check:
 
 
 def check_api(settings: Settings) -> Check:
-    """The API's /health says 200."""
+    """API_URI leads to the Plunk API: /health says 200, and /v1/send asks for a key in the API's own words."""
     api = PlunkApi(settings.api_uri, connections=1)
     try:
         answer = api.health(timeout=5)
+        asked = "/health"
+        if isinstance(answer, Answer) and answer.is_success:
+            # Anything may say 200 to /health. Without a key nothing can come of this.
+            answer = api.send(b"{}", secret="", timeout=5)
+            asked = "/v1/send"
     finally:
         api.close()
+    trouble = _api_trouble(answer, asked)
+    detail = f"{settings.api_uri}{asked} {trouble}" if trouble else f"{settings.api_uri} is the Plunk API"
+    return Check(name="api", ok=not trouble, detail=redact(detail))
+
+
+def _api_trouble(answer: Answer | NoAnswer, asked: str) -> str:
     if isinstance(answer, NoAnswer):
-        return Check(name="api", ok=False, detail=redact(f"{settings.api_uri}/health does not answer: {answer.cause}"))
-    return Check(name="api", ok=answer.is_success, detail=redact(f"{settings.api_uri}/health answers {answer.status}"))
+        return f"does not answer: {answer.cause}"
+    if 300 <= answer.status < 400:
+        return f"answers {answer.status}: API_URI must be the address that this redirects to"
+    if asked == "/health":
+        return f"answers {answer.status}"
+    if answer.status == 401 and answer.code:
+        return ""
+    return f"answers {answer.status} to a call without a key, which is not the Plunk API's answer: is API_URI right?"
+
+
+def check_configuration(mistakes: Sequence[str] = ()) -> list[Check]:
+    """One row a mistake, or one good row."""
+    if not mistakes:
+        return [Check(name="configuration", ok=True, detail="every variable can be read")]
+    return [Check(name="configuration", ok=False, detail=mistake) for mistake in mistakes]
 
 
 def print_checks(checks: Sequence[Check]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def test_check_is_green_for_a_good_relay(relay: Stack, role: str) -> None:
     found = run(role, "--check", **relay.environ)
     assert found.returncode == 0, found.stdout + found.stderr
     rows = {line.split()[0]: line.split()[1] for line in found.stdout.splitlines()}
-    expected = {"redis": "ok", "database": "ok", "api": "ok"}
+    expected = {"configuration": "ok", "redis": "ok", "database": "ok", "api": "ok"}
     assert rows == (expected | {"certificate": "ok"} if role == "ingress" else expected)
 
 
@@ -51,6 +52,15 @@ def test_wrong_settings_are_one_line_each(role: str) -> None:
     found = run(role, MAX_RECIPIENTS="0", PORT_SECURE="587", API_URI="nope")
     assert found.returncode == 78
     assert {line.partition(":")[0] for line in found.stderr.splitlines()} == {"MAX_RECIPIENTS", "API_URI"}
+
+
+@pytest.mark.parametrize("role", ["ingress", "forwarder"])
+def test_check_lists_wrong_settings_and_looks_no_further(role: str) -> None:
+    found = run(role, "--check", MAX_RECIPIENTS="0", DATABASE_URL="mysql://u:pw-hunter2@x/y")
+    assert found.returncode == 78
+    rows = [line.split(maxsplit=3)[:3] for line in found.stdout.splitlines()]
+    assert rows == [["configuration", "FAIL", "MAX_RECIPIENTS:"], ["configuration", "FAIL", "DATABASE_URL:"]]
+    assert "hunter2" not in found.stdout + found.stderr
 
 
 def test_require_tls_and_durability_refuse_to_start(plain_relay: Stack) -> None:
@@ -84,8 +94,14 @@ def test_honcho_runs_the_procfile(own_relay: Stack, tmp_path: Path) -> None:
     honcho.start()
     try:
         honcho.wait_ready(lambda: "Forwarder started" in honcho.tail(100) and "listening on port" in honcho.tail(100))
-        for file in own_relay.certificates.iterdir():
-            assert file.exists()
+        with Wire(own_relay.port_submission) as wire:
+            wire.start_tls(ssl.create_default_context(cafile=str(own_relay.certificates / "fullchain.pem")))
+            wire.login()
+            assert wire.message(simple(subject="by honcho")).startswith("250")
+        wait_until(lambda: own_relay.api.sent(), timeout=30, what="the mail")
+        assert own_relay.api.sent()[0]["body"]["subject"] == "by honcho"
+        honcho.stop()
+        wait_until(lambda: not accepts_connections(own_relay.port_submission), timeout=30, what="the end of both roles")
     finally:
         honcho.stop()
 
