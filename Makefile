@@ -10,7 +10,7 @@ TOOLS_INSTALLED := $(TOOLS)/installed
 LOCK := $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
-.PHONY: help sandbox test soak fuzz check docs clean
+.PHONY: help sandbox test soak fuzz check bench docs clean
 
 help:
 	@echo "make sandbox   the whole relay on this machine, one message through it (ONCE=1: then exit)"
@@ -18,6 +18,7 @@ help:
 	@echo "make soak      30 minutes of random faults under load (SOAK_SECONDS, SOAK_SEED); the books must balance"
 	@echo "make fuzz      hostile input for an hour (FUZZ_SECONDS=600: ten minutes a file of tests/fuzz)"
 	@echo "make check     ruff and mypy"
+	@echo "make bench     the relay beside its peers, 15 min (QUICK=1: 3 min; BENCH='accept large': only these)"
 	@echo "make docs      write the settings table anew"
 	@echo "make lock      lock the dependencies' hashes (UPGRADE=1: newest versions)"
 	@echo "make audit     look the locked dependencies up for known vulnerabilities"
@@ -47,6 +48,13 @@ soak: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) $(BIN)/python -m pytest tests/fuzz -s
+
+# ENDURANCE=500000 looks for growth of memory over so many messages, RUNS=9 runs each measure so often.
+bench: $(INSTALLED)
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@$(BIN)/python -m benchmarks $(BENCH) $(if $(QUICK),--scale quick) $(if $(RUNS),--runs $(RUNS)) \
+		$(if $(ENDURANCE),--endurance $(ENDURANCE))
 
 docs: $(INSTALLED)
 	$(BIN)/python -c "import re, pathlib; from shared.settings import settings_table; \

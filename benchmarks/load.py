@@ -25,6 +25,8 @@ import uvloop
 
 from benchmarks import messages
 
+CONNECT_AT_ONCE: Final = 100
+
 MAX_FAILURES: Final = 50
 """Failed replies or connections after which a load gives up."""
 
@@ -53,6 +55,8 @@ class Load:
     """Messages a second at fixed times (open loop), whatever the replies take; 0 = as fast as the replies allow."""
     limit: int = 0
     """Messages in all, then stop; 0 = until ``end``."""
+    once: bool = False
+    """One message a connection, all at once, refusals counted, then stop."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,6 +76,8 @@ class Done:
     """CPU seconds of this process between ``begin`` and ``end``."""
     last: float = 0.0
     """When the last 250 came."""
+    connected: int = 0
+    """Connections that were ready for a message."""
 
 
 class Client(asyncio.Protocol):
@@ -86,7 +92,7 @@ class Client(asyncio.Protocol):
         self._steps = 0
         self._started = 0.0
         self.transport: Any = None
-        self.is_idle = False
+        self.messages = 0
         self._ended = False
 
     def connection_made(self, transport: Any) -> None:
@@ -138,7 +144,6 @@ class Client(asyncio.Protocol):
 
     def begin(self) -> None:
         """Send one message."""
-        self.is_idle = False
         self._steps = 0
         self._next = self._step
         commands = self._fleet.commands
@@ -196,6 +201,7 @@ class Fleet:
         self._run = f"{os.getpid()}-{random.getrandbits(40):x}"
         self._number = 0
         self._ready: list[Client] = []
+        self._over = 0
         self._backlog = 0
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
@@ -213,12 +219,18 @@ class Fleet:
         return messages.with_id(self._body, f"{self._run}-{self._number}") + b"\r\n.\r\n"
 
     def ready(self, client: Client) -> None:
-        if self.load.rate:
+        client.messages += 1
+        self.done.connected += client.messages == 1
+        if self.load.once:
+            if client.messages == 1:
+                client.begin()
+            else:
+                self._one_over()
+        elif self.load.rate:
             if self._backlog:
                 self._backlog -= 1
                 client.begin()
             else:
-                client.is_idle = True
                 self._ready.append(client)
         elif not self.is_over:
             client.begin()
@@ -234,7 +246,12 @@ class Fleet:
         self.done.last = now
         if self.load.rate:
             self.done.ids[line.split()[-1].decode()] = now
-        if self.load.limit and self.done.accepted >= self.load.limit:
+        if self.load.limit and self.done.total >= self.load.limit:
+            self._stopped.set()
+
+    def _one_over(self) -> None:
+        self._over += 1
+        if self._over >= self.load.connections:
             self._stopped.set()
 
     def lost(self, client: Client, failure: str | None) -> None:
@@ -242,7 +259,9 @@ class Fleet:
             self.done.failures.append(failure)
             if len(self.done.failures) >= MAX_FAILURES:
                 self._stopped.set()
-        if not self.is_over and not self._stopped.is_set():
+        if self.load.once:
+            self._one_over()
+        elif not self.is_over and not self._stopped.is_set():
             self._spawn(self._connect())
 
     @staticmethod
@@ -282,7 +301,9 @@ class Fleet:
                 self._backlog += 1
 
     async def run(self) -> Done:
-        await asyncio.gather(*(self._connect() for _ in range(self.load.connections)))
+        for start in range(0, self.load.connections, CONNECT_AT_ONCE):
+            share = min(CONNECT_AT_ONCE, self.load.connections - start)
+            await asyncio.gather(*(self._connect() for _ in range(share)))
         if self.load.rate:
             self._spawn(self._pace())
         await asyncio.sleep(max(0.0, self.load.begin - time.monotonic()))
@@ -304,6 +325,8 @@ def _cpu() -> float:
 
 def main() -> None:
     load = Load(**json.loads(sys.argv[1]))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     async def run() -> Done:
         return await Fleet(load).run()

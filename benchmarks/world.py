@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import requests
 from redis import Redis
@@ -28,8 +28,6 @@ from sandbox.stack import DEMO_DOMAIN, DEMO_PROJECT, DEMO_SECRET
 ROOT: Final = Path(__file__).parents[1]
 CORES: Final = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 QUEUE: Final = "plunk-smtp"
-LOAD_START: Final = 1.0
-"""Seconds that a load process gets for starting and connecting before it warms up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +42,12 @@ class Scale:
     """By which counts of messages, connections and bytes are multiplied."""
     endurance: int = 50_000
     """Messages over which growth is looked for."""
+    load_start: float = 1.0
+    """Seconds that a load process gets for starting and connecting before it warms up."""
+    processes: int = CORES
+    """Ingress processes and forwarder workers where all cores are meant."""
+    with_peers: bool = True
+    """Whether other relays are measured too."""
 
     def count(self, full: int, *, least: int = 1) -> int:
         return max(least, int(full * self.factor))
@@ -51,7 +55,9 @@ class Scale:
 
 FULL: Final = Scale()
 QUICK: Final = Scale(runs=1, seconds=1.5, warm_up=0.5, factor=0.1, endurance=6_000)
-TINY: Final = Scale(runs=1, seconds=0.2, warm_up=0.1, factor=0.002, endurance=60)
+TINY: Final = Scale(
+    runs=1, seconds=0.2, warm_up=0.05, factor=0.002, endurance=60, load_start=0.6, processes=1, with_peers=False
+)
 """For the test that the measures still run at all."""
 
 
@@ -133,6 +139,8 @@ class World:
             log=log,
             environ={**os.environ, "PYTHONPATH": str(ROOT), **environ},
         )
+        with self.client() as client:
+            before = _workers(client)
         process.start()
         running = RunningRole(process=process, port=port)
         try:
@@ -141,7 +149,9 @@ class World:
                 ready = f"SMTP server listening on port {port}"
                 process.wait_ready(lambda: log.read_text("utf-8", "replace").count(ready) >= processes)
             else:
-                process.wait_ready(lambda: "Forwarder started" in log.read_text("utf-8", "replace"))
+                wanted = int(args[args.index("--workers") + 1])
+                with self.client() as client:
+                    process.wait_ready(lambda: len(_workers(client) - before) >= wanted)
             yield running
         finally:
             process.stop()
@@ -155,13 +165,18 @@ class World:
         return self.redis.client()
 
     @property
-    def login(self) -> dict[str, str]:
+    def login(self) -> dict[str, Any]:
         return {"user": "plunk", "password": DEMO_SECRET}
 
-    def window(self, *, seconds: float | None = None, warm_up: float | None = None) -> dict[str, float]:
+    def window(self, *, seconds: float | None = None, warm_up: float | None = None) -> dict[str, Any]:
         """``begin`` and ``end`` of a load that starts now."""
-        begin = time.monotonic() + LOAD_START + (self.scale.warm_up if warm_up is None else warm_up)
+        begin = time.monotonic() + self.scale.load_start + (self.scale.warm_up if warm_up is None else warm_up)
         return {"begin": begin, "end": begin + (self.scale.seconds if seconds is None else seconds)}
+
+
+def _workers(client: Redis) -> set[bytes]:
+    """The RQ workers that are registered, those of killed processes included."""
+    return cast("set[bytes]", client.smembers(f"rq:workers:{QUEUE}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +246,7 @@ def merged(parts: Sequence[Done]) -> Done:
         whole.seconds += part.seconds
         whole.ids |= part.ids
         whole.cpu += part.cpu
+        whole.connected += part.connected
         whole.last = max(whole.last, part.last)
     return whole
 
@@ -261,11 +277,11 @@ def cpu_seconds(pids: Sequence[int]) -> float:
 
 
 def resident_mb(pid: int, *, peak: bool = False) -> float:
-    """Resident memory in MB (10⁶ bytes), now or at its highest."""
+    """Resident memory in MiB, now or at its highest."""
     name = "VmHWM:" if peak else "VmRSS:"
     for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():
         if line.startswith(name):
-            return int(line.split()[1]) * 1024 / 1e6
+            return int(line.split()[1]) / 1024
     raise ValueError(f"no {name} of process {pid}")
 
 

@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from cryptography import x509
 
 from shared.log import get_logger
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 WATCH_SECONDS: Final = 5.0
 """Seconds between two looks at the files. Polling sees what watchers miss: symlinks swapped, bind mounts, NFS."""
@@ -49,11 +51,15 @@ class Certificate:
 
     @property
     def leaf(self) -> x509.Certificate:
+        from cryptography import x509  # 8 MB that a relay without a certificate does without
+
         return x509.load_pem_x509_certificate(self.chain)
 
     @property
     def names(self) -> tuple[str, ...]:
         """DNS names it covers, lower case; wildcards as ``*.example.com``."""
+        from cryptography import x509
+
         try:
             extension = self.leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         except x509.ExtensionNotFound:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 MIB: Final = 1024 * 1024
 
@@ -38,10 +37,10 @@ def _setting(default: Any, description: str, **rules: Any) -> Any:
     return Field(default=default, description=description, **rules)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """One field a variable; the field's name in capitals is the variable's name."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True, hide_input_in_errors=True)
 
     # From the original relay
     api_uri: str = _setting("http://localhost:3000", "Plunk API base URL")
@@ -123,18 +122,6 @@ class Settings(BaseSettings):
     # Logs
     log_format: Literal["auto", "pretty", "json"] = _setting("auto", "auto: pretty on a terminal, else JSON")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Least level that is logged")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # load_settings() reads the environment itself: empty values mean "default", and *_FILE is resolved.
-        return (init_settings,)
 
     @field_validator("api_uri")
     @classmethod

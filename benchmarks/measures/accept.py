@@ -63,7 +63,7 @@ def _one_peer(world: World, api: NullApi, peer: Peer, runs: Runs) -> None:
         warm_up(world, server)
         for pattern, kept in PATTERNS.items():
             window = world.window()
-            load = Load(port=server.port, connections=CONNECTIONS, kept=kept, **window, **login)  # type: ignore[arg-type]
+            load = Load(port=server.port, connections=CONNECTIONS, kept=kept, **window, **login)
             before = cpu_seconds(server.all_pids())
             done = merged(run_loads(*split(load, CLIENT_PROCESSES)))
             used = cpu_seconds(server.all_pids()) - before
@@ -79,4 +79,4 @@ def warm_up(world: World, server: Server) -> None:
     """Some load that does not count: node compiles its hot paths, pools open their connections."""
     login = world.login if server.with_auth else {}
     window = world.window(seconds=2 * world.scale.warm_up, warm_up=0)
-    run_loads(Load(port=server.port, connections=CONNECTIONS, **window, **login))  # type: ignore[arg-type]
+    run_loads(Load(port=server.port, connections=CONNECTIONS, **window, **login))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from benchmarks.world import CORES, ROOT, NullApi, World, process_tree
+from benchmarks.world import ROOT, NullApi, World, process_tree
 from sandbox.processes import ServerProcess, accepts_connections, free_port, wait_until
 
 NODE_FOLDER: Final = Path(__file__).parent / "node"
@@ -51,14 +51,15 @@ class Relay:
 
     durable = True
 
-    def __init__(self, processes: int = CORES) -> None:
+    def __init__(self, processes: int = 0) -> None:
         self.name = "relay"
         self._processes = processes
 
     @contextmanager
     def run(self, world: World, api: NullApi) -> Iterator[Server]:
         world.empty_redis()
-        with world.role("ingress", api, INGRESS_PROCESSES=str(self._processes)) as role:
+        processes = self._processes or world.scale.processes
+        with world.role("ingress", api, INGRESS_PROCESSES=str(processes)) as role:
             yield Server(port=role.port, with_auth=True, pids=(role.process.pid,))
 
 
@@ -70,6 +71,7 @@ class NodePeer:
 
     @contextmanager
     def run(self, world: World, api: NullApi) -> Iterator[Server]:
+        with_peers(world)
         port = free_port()
         command = [install_node(), str(NODE_FOLDER / "relay.js"), str(port), api.url, world.postgres.url]
         process = ServerProcess(command, log=world.directory / f"node_{port}.log")
@@ -79,6 +81,12 @@ class NodePeer:
             yield Server(port=port, with_auth=True, pids=(process.pid,))
         finally:
             process.stop(timeout=5)
+
+
+def with_peers(world: World) -> None:
+    """Raises ``Missing`` at a scale that leaves other relays out."""
+    if not world.scale.with_peers:
+        raise Missing("other relays are left out at this scale")
 
 
 def install_node() -> str:
@@ -166,6 +174,7 @@ class Postfix:
 
     @contextmanager
     def run(self, world: World, api: NullApi) -> Iterator[Server]:
+        with_peers(world)
         program = shutil.which("postfix")
         if not program:
             raise Missing("Postfix: not installed (Debian: apt-get install postfix)")
