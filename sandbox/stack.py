@@ -60,12 +60,14 @@ class PlunkApiServer:
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port(port)
         self.url = f"http://127.0.0.1:{self.port}"
+        self.records = directory / "sent.jsonl"
+        """One line for each mail that was sent and each change of an idempotency key."""
         self._session = requests.Session()
         self._session.trust_env = False
         self.process = ServerProcess(
             [
                 *(sys.executable, "-m", "sandbox.plunk_api", "--port", str(self.port)),
-                *("--database-url", database_url, "--records", str(directory / "sent.jsonl")),
+                *("--database-url", database_url, "--records", str(self.records)),
             ],
             log=directory / "plunk_api.log",
             environ={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def make_relay(services: Stack, tmp_path_factory: pytest.TempPathFactory) -> Ite
     services.api.reset()
     made: list[Stack] = []
 
-    def make(**settings: str) -> Stack:
+    def make(**settings: Any) -> Stack:
         made.append(fresh_relay(services, tmp_path_factory, **settings))
         return made[-1]
 

@@ -14,7 +14,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import redis
@@ -30,7 +29,6 @@ from hypothesis.stateful import (
 )
 from rq.timeouts import BaseDeathPenalty
 
-import forwarder.batch
 from forwarder.batch import BatchForwarder, install
 from forwarder.housekeeping import Housekeeping
 from forwarder.sender import Outcome
@@ -43,6 +41,7 @@ from shared.queued_message import StoredMessage
 from shared.verdict import judge
 from tests.support.mail import queued_message
 from tests.support.mortal import Killed, Life, mortal_client
+from tests.support.store_clock import StoreClock
 
 QUEUE = "model"
 LIFETIME = 86_400.0
@@ -74,11 +73,6 @@ def deaths(longest: int) -> st.SearchStrategy[Death]:
 SHORT, LONG = 4, 90
 """Steps of one transaction with its preparation, and of a worker with one job."""
 
-
-CLOCK = "redis.call('TIME')"
-MODEL_CLOCK_KEY = "model-clock"
-MODEL_CLOCK = f"{{redis.call('GET', '{MODEL_CLOCK_KEY}'), '0'}}"
-"""Redis's own clock in the store's scripts, and the model's in its place."""
 
 SCRIPTS = st.lists(SCRIPT, min_size=1, max_size=4)
 
@@ -134,7 +128,7 @@ class ScriptedSender:
             self._others()
         verdict = judge(answer, secret_is_fresh=True)
         status = answer.status if isinstance(answer, Answer) else None
-        words = {"at": forwarder.batch.time.time(), "status": status, "code": "", "message": script}
+        words = {"at": 0.0, "status": status, "code": "", "message": script}
         return Outcome(
             verdict=verdict, answer=words, retry_after=answer.retry_after if isinstance(answer, Answer) else None
         )
@@ -175,14 +169,7 @@ class Lifecycle(RuleBasedStateMachine):
         self._patch = pytest.MonkeyPatch()
         self.client = self.server.client()
         self.client.flushall()
-        self._turn_clock(1_700_000_000.0)
-        clock = SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now)
-        self._patch.setattr(forwarder.batch, "time", clock)
-        # A model's step is over long before a lease would be renewed.
-        self._patch.setattr(BatchForwarder, "_keep_lease", lambda _: None)
-        for name, script in vars(store_scripts).items():
-            if isinstance(script, str) and CLOCK in script:
-                self._patch.setattr(store_scripts, name, script.replace(CLOCK, MODEL_CLOCK))
+        self.clock = StoreClock(self.client, self._patch)
         self.store = MessageStore(self.client, QUEUE)
         self.plunk = Plunk()
         self.accepted: dict[str, None] = {}
@@ -206,7 +193,7 @@ class Lifecycle(RuleBasedStateMachine):
         self._accept(count, project, death)
 
     def _accept(self, count: int, project: str, death: Death) -> None:
-        batch = [queued_message("m", project_id=project, accepted_at=self.now) for _ in range(count)]
+        batch = [queued_message("m", project_id=project, accepted_at=self.clock.now) for _ in range(count)]
         batch = [replace(message, digest=message.id) for message in batch]
         client = mortal_client(self.server, Life(*death))
         try:
@@ -225,7 +212,7 @@ class Lifecycle(RuleBasedStateMachine):
     def accept_a_repeat(self, data: st.DataObject) -> None:
         """A client that did not hear its 250, or heard a 451 for what Redis took after all, sends again."""
         first = list(self.accepted)[data.draw(st.integers(0, len(self.accepted) - 1))]
-        again = queued_message("m", project_id="p", accepted_at=self.now, digest=first)
+        again = queued_message("m", project_id="p", accepted_at=self.clock.now, digest=first)
         assert self.store.accept([again], remember_seconds=600).ids == [first]
         assert self.store.load([again.id]) == [None]
 
@@ -304,14 +291,10 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from((1, 11, 60, 900, 7200, 90_000, -7200)))
     def time_passes(self, seconds: int) -> None:
         """Or a clock is put back, for a negative number."""
-        self._turn_clock(self.now + seconds)
+        self.clock.advance(seconds)
         if seconds >= 60:
             for key in self.client.scan_iter(match=f"{QUEUE}:pace:*"):
                 self.client.delete(key)
-
-    def _turn_clock(self, now: float) -> None:
-        self.now = now
-        self.client.set(MODEL_CLOCK_KEY, repr(now))
 
     @rule(project=st.sampled_from("pq"), seconds=st.integers(0, 3600), refused=st.booleans())
     def slow_down(self, project: str, seconds: int, refused: bool) -> None:

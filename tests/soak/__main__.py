@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,9 +29,12 @@ SETTLE_SECONDS: Final = 900.0
 """After the faults, at most so long until everything is delivered: the longest pause between two attempts."""
 
 FORGOTTEN: Final = re.compile(
-    r"never retrieved|was never awaited|Exception in callback|Traceback \(most recent call last\)"
+    r"never retrieved|was never awaited|Exception in callback|^Traceback \(most recent call last\)", re.MULTILINE
 )
 """In the relay's own logs, a failure that nobody handled."""
+
+EXPECTED: Final = re.compile(r"^redis\.exceptions\.\w+(Error|Exception)\b|^(ConnectionRefused|ConnectionReset)Error\b")
+"""Exceptions that may be logged with all their lines: RQ does so when Redis is gone."""
 
 
 def main() -> int:
@@ -138,6 +142,7 @@ class Soak:
             self._look_for_secrets(text.encode(), f"the log of {name}")
             if found := Counter(match[0] for match in FORGOTTEN.finditer(text)):
                 wrong.append(f"the log of {name} holds {dict(found)}")
+            wrong += [f"the log of {name} tells of {what}" for what in sorted(set(logged_exceptions(text)))]
         return {
             "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
             "commit": commit(),
@@ -200,6 +205,15 @@ class Soak:
         for role in (self.stack.ingress, self.stack.forwarder):
             kill_group(role.process)
         self.stack.stop()
+
+
+def logged_exceptions(text: str) -> Iterator[str]:
+    """The last lines of the tracebacks in a JSON log, but for those that an outage of Redis explains."""
+    for line in text.splitlines():
+        if '"exception":' in line:
+            last = json.loads(line)["exception"].strip().rpartition("\n")[2]
+            if not EXPECTED.match(last):
+                yield last
 
 
 def commit() -> str:

@@ -72,8 +72,20 @@ class Ledger:
 class Client(threading.Thread):
     """Sends until ``closing`` is set, then until everything it still has was taken or ``deadline`` has passed."""
 
-    def __init__(self, name: str, port: int, ledger: Ledger, *, seed: str, pause: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        ledger: Ledger,
+        *,
+        seed: str,
+        pause: float,
+        hang_ups: float = HANG_UP_SHARE,
+        repeats: float = REPEAT_SHARE,
+    ) -> None:
         super().__init__(name=name, daemon=True)
+        self._hang_ups = hang_ups
+        self._repeats = repeats
         self._port = port
         self._ledger = ledger
         self._random = random.Random(seed)
@@ -143,7 +155,7 @@ class Client(threading.Thread):
                     return self._refused("envelope", letter, code, text)
         except (OSError, smtplib.SMTPException) as error:
             return self._lost("before the data", error)
-        if self._random.random() < HANG_UP_SHARE:
+        if self._random.random() < self._hang_ups:
             letter.is_unsure = True
             self._hang_up(smtp, letter)
             return False
@@ -177,7 +189,7 @@ class Client(threading.Thread):
             before = self._ledger.promised.setdefault(letter.token, queued_id)
         if before != queued_id:
             self._ledger.violate(f"{letter.token}: promised as {before}, then as {queued_id}")
-        elif self._random.random() < REPEAT_SHARE:
+        elif self._random.random() < self._repeats:
             self._ledger.count("250 not heard, sent again")
             letter.not_before = 0.0
             again = Letter(token=letter.token, data=letter.data, recipients=letter.recipients, is_unsure=True)
@@ -190,7 +202,11 @@ class Client(threading.Thread):
         self._drop_connection()
         smtp = smtplib.SMTP(timeout=REPLY_TIMEOUT)
         self._smtp = smtp
-        code, _ = smtp.connect("127.0.0.1", self._port)
+        try:
+            code, _ = smtp.connect("127.0.0.1", self._port)
+        except (OSError, smtplib.SMTPException):
+            self._ledger.count("no connection")
+            return None
         if code != 220:
             self._ledger.count(f"{code} at the greeting")
             return None

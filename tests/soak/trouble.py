@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sandbox.processes import ServerProcess
+from sandbox.processes import ServerProcess, wait_until
 from sandbox.stack import Stack
 from tests.soak.clients import Ledger
 
@@ -82,6 +82,9 @@ class Troublemaker:
 
     def stop(self, process: ServerProcess, name: str) -> None:
         """SIGTERM, as a platform does before it kills: it must end by itself in time and with 0."""
+        # A process that has begun a moment ago is still being loaded, and ends as Python does at such a time.
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: process.is_running() and len(children(process)) >= 2, timeout=20, what="its children")
         code = process.stop(timeout=35)
         if code != 0:
             self._ledger.violate(f"{name} ended with {code} after SIGTERM")

@@ -1,0 +1,194 @@
+"""The API in trouble after the 250, and the database that holds the projects' secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from sandbox.processes import free_port, wait_until
+from sandbox.stack import ROOT, Role, Stack
+from shared.message_store import MessageStore
+from tests.faults.conftest import MakeRelay, Settle
+from tests.support.load import send_many
+from tests.support.wire import Wire, simple
+
+
+@pytest.fixture(autouse=True)
+def mended(services: Stack) -> Iterator[None]:
+    """The next test finds an API and a database that work."""
+    yield
+    if not services.postgres.process.is_running():
+        services.postgres.start()
+    if not services.api.process.is_running():
+        services.api.start()
+    services.api.reset()
+
+
+def test_an_unknown_outcome_is_held_for_a_person_who_asks_for_another_mail(
+    make_relay: MakeRelay, books: Settle
+) -> None:
+    """ON_AMBIGUOUS=hold: the API did the work and said 500. What is held went out; by hand it goes out again."""
+    stack = make_relay(ON_AMBIGUOUS="hold")
+    stack.start_ingress()
+    stack.start_forwarder()
+    stack.api.fail("status_after", status=500, times=1)
+    (subject,) = send_many(stack, 1)
+    with stack.redis.client() as client:
+        store = MessageStore(client, stack.queue_name)
+        wait_until(store.dead_ids, timeout=60, what="a held message")
+        books("API says 500 after the work, held", stack, [subject], prefix=subject)
+        assert store.requeue(store.dead_ids()) == 1
+        wait_until(lambda: len(stack.api.sent()) == 2, timeout=60, what="the mail that a person asked for")
+        keys = [mail["idempotency_key"] for mail in stack.api.sent()]
+        assert keys[1] == f"{keys[0]}.2"
+        wait_until(lambda: not store.depth().undelivered and not store.dead_ids(), timeout=20, what="an empty store")
+
+
+def test_an_unknown_outcome_is_tried_again_with_the_next_key(bench: Stack) -> None:
+    """ON_AMBIGUOUS=retry, the default: at least once, by the API's own contract."""
+    stack = bench
+    stack.start_ingress()
+    stack.start_forwarder()
+    stack.api.fail("status_after", status=500, times=1)
+    (subject,) = send_many(stack, 1)
+    wait_until(lambda: len(stack.api.sent()) == 2, timeout=60, what="the second mail")
+    keys = [mail["idempotency_key"] for mail in stack.api.sent() if mail["body"]["subject"] == subject]
+    assert keys[1] == f"{keys[0]}.2"
+    wait_until(lambda: not stack.queued(), timeout=20, what="an empty store")
+
+
+def test_an_api_killed_in_the_middle_of_its_work(bench: Stack, books: Settle) -> None:
+    """Its keys say "still running" from then on: the mail waits, is not lost and not sent under another key."""
+    stack = bench
+    stack.start_ingress()
+    stack.start_forwarder()
+    stack.api.fail("latency", seconds=30, times=3)
+    subjects = send_many(stack, 3)
+    wait_until(lambda: sends(stack) == 3, timeout=30, what="three calls under way")
+    stack.api.process.kill()
+    stack.api.start()
+    with stack.redis.client() as client:
+        store = MessageStore(client, stack.queue_name)
+        wait_until(lambda: store.depth().retries == 3, timeout=60, what="three that wait", poll=0.1)
+        wait_until(lambda: stack.api.counts()["statuses"].get("409", 0) >= 3, timeout=60, what="three 409", poll=0.1)
+    assert stack.api.sent() == []
+    # The API's people settle what its death left open: nothing was sent, so the keys are released.
+    stack.api.process.kill()
+    records = stack.api.records
+    for entry in [json.loads(line) for line in records.read_text("utf-8").splitlines()]:
+        with records.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**entry, "status": 409}) + "\n")
+    stack.api.start()
+    books("API killed in the middle of its work", stack, subjects, prefix=f"{stack.queue_name}-", within=90)
+
+
+def sends(stack: Stack) -> int:
+    counts = stack.api.counts()
+    return int(counts["requests"] - counts["preflights"])
+
+
+def test_an_api_restarted_under_way(bench: Stack, books: Settle) -> None:
+    stack = bench
+    stack.start_ingress()
+    stack.start_forwarder()
+    stack.api.fail("latency", seconds=0.3)
+    subjects = send_many(stack, 60)
+    wait_until(lambda: sends(stack) > 5, timeout=30, what="calls under way")
+    stack.api.process.stop()
+    stack.api.start()
+    books("API restarted under way", stack, subjects, prefix=f"{stack.queue_name}-", within=90)
+
+
+@pytest.mark.parametrize(
+    ("name", "api"),
+    [("API's name does not resolve", "http://plunk-api.invalid:3000"), ("API refuses connections", "http://127.0.0.1")],
+    ids=["dns", "refused"],
+)
+def test_an_api_that_cannot_be_reached(make_relay: MakeRelay, books: Settle, name: str, api: str) -> None:
+    """Before the 250 it is 451; after it the mail waits until the forwarder is told a better address."""
+    uri = api if api.count(":") > 1 else f"{api}:{free_port()}"
+    stack = make_relay(PREFLIGHT_TIMEOUT="1")
+    lost = Role("ingress", stack.directory, {**stack.environ, "API_URI": uri})
+    try:
+        lost.start(ready_text="SMTP server listening on port")
+        with Wire(stack.port_submission) as wire:
+            wire.login()
+            assert wire.message(simple()).startswith("451 4.4.1")
+    finally:
+        assert lost.process.stop() == 0
+    stack.start_ingress()
+    subjects = send_many(stack, 5)
+    wrong = Role("forwarder", stack.directory, {**stack.environ, "API_URI": uri}, "--workers", "1")
+    try:
+        wrong.start(ready_text="Forwarder started")
+        with stack.redis.client() as client:
+            store = MessageStore(client, stack.queue_name)
+            wait_until(lambda: store.depth().retries == 5, timeout=60, what="five that wait", poll=0.1)
+            assert {stored.attempts for stored in store.load(all_ids(store)) if stored} == {1}  # type: ignore[union-attr]
+    finally:
+        assert wrong.process.stop() == 0
+    assert stack.api.sent() == []
+    stack.start_forwarder()
+    books(name, stack, subjects, prefix=f"{stack.queue_name}-")
+
+
+def all_ids(store: MessageStore) -> list[str]:
+    return [value.decode() for value in store.redis.zrange(store.messages_key, 0, -1)]  # type: ignore[union-attr]
+
+
+def test_a_database_killed_during_forwarding(bench: Stack, books: Settle) -> None:
+    """The forwarder cannot look the secret up: the mail waits, and nobody's mail is refused for it."""
+    stack = bench
+    stack.start_ingress()
+    subjects = send_many(stack, 10)
+    stack.postgres.kill()
+    stack.start_forwarder()
+    with stack.redis.client() as client:
+        store = MessageStore(client, stack.queue_name)
+        wait_until(lambda: store.depth().retries == 10, timeout=60, what="ten that wait", poll=0.1)
+        assert store.dead_ids() == []
+    stack.postgres.start()
+    books("PostgreSQL killed during forwarding", stack, subjects, prefix=f"{stack.queue_name}-")
+
+
+def test_a_database_outage_is_454_never_535_and_passes(bench: Stack, books: Settle) -> None:
+    stack = bench
+    stack.start_ingress()
+    stack.start_forwarder()
+    stack.postgres.kill()
+    subject = f"{stack.queue_name}-m"
+    with Wire(stack.port_submission) as wire:
+        assert wire.login().startswith("454 4.7.0")
+        stack.postgres.start()
+        assert wire.login().startswith("235")
+        assert wire.message(simple(subject=subject)).startswith("250")
+    books("PostgreSQL killed before AUTH", stack, [subject], prefix=subject)
+
+
+def test_what_the_api_refuses_for_good_is_a_dead_letter_that_can_be_retried(bench: Stack, books: Settle) -> None:
+    stack = bench
+    stack.start_ingress()
+    stack.start_forwarder()
+    stack.api.fail("status", status=402, message="Billing limit reached", times=1)
+    (subject,) = send_many(stack, 1)
+    client = stack.redis.client()
+    wait_until(lambda: client.zcard(f"{stack.queue_name}:dead"), timeout=30, what="a dead letter")
+    environ = {**os.environ, **stack.environ}
+
+    def forwarder(*args: str) -> str:
+        command = [sys.executable, "-m", "forwarder", *args]
+        return subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    listed = forwarder("failed", "list")
+    message_id = listed.split()[0]
+    assert "402 Billing limit reached" in listed
+    assert f'"subject":"{subject}"' in forwarder("failed", "show", message_id)
+    assert "dead letters  1" in forwarder("status", "--verify")
+    assert forwarder("failed", "retry", "--all", "--reason", "billing") == "1 queued again\n"
+    books("API refuses for good, a person retries", stack, [subject], prefix=subject)
+    assert "dead letters  0" in forwarder("status", "--verify")

@@ -1,0 +1,88 @@
+"""The forwarder away, stopped and restarted; no secret anywhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+from sandbox.processes import wait_until
+from sandbox.stack import DEMO_SECRET, Stack
+from shared.message_store import MessageStore
+from tests.faults.conftest import MakeRelay, Settle
+from tests.support.load import send_many
+from tests.support.wire import Wire
+
+
+def worker_pids(stack: Stack) -> list[int]:
+    """The forwarder's worker processes: children of its parent process."""
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(stack.forwarder.process.pid)], capture_output=True, text=True, check=False
+    )
+    return [int(line) for line in found.stdout.split()]
+
+
+def test_a_stopped_forwarder_delays_and_loses_nothing(bench: Stack, books: Settle) -> None:
+    stack = bench
+    stack.start_ingress()
+    subjects = send_many(stack, 200)
+    assert stack.queued() == 200
+    assert stack.api.sent() == []
+    stack.start_forwarder()
+    books("Forwarder away", stack, subjects, prefix=f"{stack.queue_name}-")
+
+
+def test_the_whole_forwarder_killed_with_a_backlog(make_relay: MakeRelay, books: Settle) -> None:
+    stack = make_relay(workers=2)
+    stack.start_ingress()
+    stack.start_forwarder()
+    stack.api.fail("latency", seconds=0.3)
+    subjects = send_many(stack, 60)
+    wait_until(stack.api.sent, timeout=30, what="the first mail")
+    for pid in [*worker_pids(stack), stack.forwarder.process.pid]:
+        os.kill(pid, signal.SIGKILL)
+    stack.forwarder.process.kill()
+    stack.api.clear_faults()
+    stack.start_forwarder()
+    books("Whole forwarder killed with a backlog", stack, subjects, prefix=f"{stack.queue_name}-")
+
+
+def test_a_stop_while_the_api_hangs_ends_in_time_and_hands_back(make_relay: MakeRelay, books: Settle) -> None:
+    """A call that hangs ends by its timeout; what was not begun waits again; the exit code says all is well."""
+    stack = make_relay(FORWARD_TIMEOUT="3", FORWARD_CONCURRENCY="4", SHUTDOWN_TIMEOUT="20")
+    stack.start_ingress()
+    stack.api.fail("hang", seconds=300)
+    subjects = send_many(stack, 30)
+    stack.start_forwarder()
+    with stack.redis.client() as client:
+        store = MessageStore(client, stack.queue_name)
+        wait_until(lambda: store.depth().sending, timeout=30, what="messages in hand")
+        assert stack.forwarder.process.stop(timeout=25) == 0, "by itself, before the platform would kill it"
+        depth = store.depth()
+        assert (depth.sending, depth.undelivered) == (0, 30), "nothing is left in dead hands"
+    stack.api.clear_faults()
+    stack.start_forwarder()
+    books("Forwarder stopped while the API hangs", stack, subjects, prefix=f"{stack.queue_name}-")
+
+
+def test_no_secret_is_left_anywhere(own_relay: Stack, books: Settle) -> None:
+    stack = own_relay
+    for file in stack.certificates.iterdir():
+        file.unlink()
+    stack.start()
+    stack.api.fail("status", status=500, times=2)
+    subjects = send_many(stack, 5)
+    with Wire(stack.port_submission) as wire:
+        wire.login(DEMO_SECRET + "x")
+    client = stack.redis.client()
+    for key in client.scan_iter():
+        dumped = client.dump(key) or b""
+        assert DEMO_SECRET.encode() not in dumped + key
+    books("API fails twice; no secret in logs, Redis or its file", stack, subjects)
+    stack.redis.stop()
+    kept = b"".join(path.read_bytes() for path in (stack.directory / "redis").rglob("*") if path.is_file())
+    assert subjects[0].encode() in kept, "the append-only file was looked at"
+    assert DEMO_SECRET.encode() not in kept
+    for role in (stack.ingress, stack.forwarder):
+        assert DEMO_SECRET not in role.output()
+        assert "Email" in role.output()
