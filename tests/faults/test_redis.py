@@ -91,7 +91,7 @@ def test_a_redis_that_became_a_replica_is_451_and_recovers(bench: Stack, books: 
     stack.start_ingress()
     stack.start_forwarder()
     subjects = send_many(stack, 5)
-    books("Before the failover", stack, subjects, prefix=f"{stack.queue_name}-")
+    wait_until(lambda: not stack.queued(), timeout=30, what="an empty store")
     subject = f"{stack.queue_name}-after"
     client = stack.redis.client()
     client.replicaof("127.0.0.1", free_port())
