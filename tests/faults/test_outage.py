@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
@@ -15,11 +16,17 @@ from shared.plunk_api import Answer, NoAnswer
 from shared.queued_message import StoredMessage
 from shared.verdict import judge
 from tests.support.mail import queued_message
-from tests.support.store_clock import StoreClock
+from tests.support.store_clock import StoreClock, without_fsync
 
 HOUR: Final = 3600.0
 LIFETIME: Final = 24 * HOUR
 COUNT: Final = 12
+
+
+@pytest.fixture(autouse=True)
+def quick(redis_server: RedisServer) -> Iterator[None]:
+    with without_fsync(redis_server):
+        yield
 
 
 class Api:

@@ -41,7 +41,7 @@ from shared.queued_message import StoredMessage
 from shared.verdict import judge
 from tests.support.mail import queued_message
 from tests.support.mortal import Killed, Life, mortal_client
-from tests.support.store_clock import StoreClock
+from tests.support.store_clock import StoreClock, without_fsync
 
 QUEUE = "model"
 LIFETIME = 86_400.0
@@ -365,12 +365,13 @@ def test_the_life_of_a_message_in_any_order_with_any_death(redis_server: RedisSe
     class Machine(Lifecycle):
         server = redis_server
 
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        Machine,
-        settings=settings(
-            max_examples=int(os.environ.get("MODEL_EXAMPLES", "60")),
-            stateful_step_count=30,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    with without_fsync(redis_server):
+        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+            Machine,
+            settings=settings(
+                max_examples=int(os.environ.get("MODEL_EXAMPLES", "60")),
+                stateful_step_count=30,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Final
 
@@ -10,10 +12,22 @@ import redis
 
 import forwarder.batch
 from forwarder.batch import BatchForwarder
+from sandbox.redis_server import RedisServer
 from shared import store_scripts
 
 REDIS_CLOCK: Final = "redis.call('TIME')"
 KEY: Final = "tests-clock"
+
+
+@contextmanager
+def without_fsync(server: RedisServer) -> Iterator[None]:
+    """A Redis that need not survive a crash of the machine: many small steps cost their computing only."""
+    client = server.client()
+    client.config_set("appendfsync", "no")
+    try:
+        yield
+    finally:
+        client.config_set("appendfsync", "always")
 
 
 class StoreClock:
