@@ -118,14 +118,17 @@ class BatchForwarder:
                 turn.queue += self._take(job_id, turn)
             while may_begin and turn.queue and len(turn.running) < self._in_line:
                 stored = turn.queue.popleft()
-                turn.begun(self._threads.submit(self._send, stored, started + START_SECONDS), stored)
+                turn.begun(self._threads.submit(self._send, turn, stored, started + START_SECONDS), stored)
             if not turn.running:
                 return
             for future in turn.finished(LOOK_SECONDS):
                 stored = turn.running.pop(future)
                 outcome = future.result()
                 if outcome is None:
-                    turn.queue.append(stored)
+                    if stored.message.project_id in turn.held:
+                        self._store.give_back([stored.message.id], job_id=job_id)
+                    else:
+                        turn.queue.append(stored)
                     continue
                 if judged_sent(outcome):
                     self._sent[stored.message.id] = None
@@ -136,11 +139,18 @@ class BatchForwarder:
             if len(self._sent) >= FLUSH_AT or not turn.running:
                 self._forget()
 
-    def _send(self, stored: StoredMessage, until: float) -> Outcome | None:
-        """None when the turn was over before this one's turn came."""
-        if time.monotonic() >= until or self._is_stopping():
+    def _send(self, turn: _Turn, stored: StoredMessage, until: float) -> Outcome | None:
+        """None when the turn was over, or its project held back, before this one's turn came."""
+        if time.monotonic() >= until or self._is_stopping() or stored.message.project_id in turn.held:
             return None
-        return self._sender.send(stored, blips_until=until)
+        try:
+            return self._sender.send(stored, blips_until=until)
+        except Exception as error:
+            # A defect of ours is this message's trouble alone: it is tried again like any other.
+            log.exception("Sending failed by a defect", message_id=stored.message.id)
+            words = f"defect of the relay: {type(error).__name__}"
+            answer = {"at": time.time(), "status": None, "code": "", "message": words}
+            return Outcome(verdict=Verdict.AGAIN, answer=answer)
 
     def _take(self, job_id: str, turn: _Turn) -> list[StoredMessage]:
         ids = self._store.take(job_id, self._batch_size)
@@ -158,6 +168,8 @@ class BatchForwarder:
                     answer={"at": time.time(), "status": None, "code": "", "message": str(stored)},
                 )
             elif stored is not None and message_id not in self._sent:
+                # Its lane has its turn again, so its project may send again.
+                turn.held.discard(stored.message.project_id)
                 taken.append(stored)
         return taken
 
@@ -193,20 +205,33 @@ class BatchForwarder:
             )
             bound.warning(f"Email waits for another try: {way}", reason=reason, in_seconds=round(step.delay, 1))
         else:
-            after = self._aftermath
-            told: dict[str, Any] = {"attempts": step.attempts, "answer": outcome.answer}
+            event, notice = self._told(stored, step, outcome)
             self._store.bury(
                 message.id,
                 job_id=stored.job_id,
                 attempts=step.attempts,
                 generation=step.generation,
                 answer=outcome.answer,
-                event=after.event(stored, **told) if after else b"",
-                # Where the outcome is unknown the mail may have gone out: nobody is told that it did not.
-                notice=after.notice(stored, **told) if after and outcome.verdict is not Verdict.HELD else None,
+                event=event,
+                notice=notice,
             )
             bound.error(f"Email is a dead letter: {way}", reason=reason, verdict=outcome.verdict)
         return step
+
+    def _told(self, stored: StoredMessage, step: Step, outcome: Outcome) -> tuple[bytes, QueuedMessage | None]:
+        """What is told of a dead letter: the webhook's event and the sender's notice."""
+        after = self._aftermath
+        if after is None:
+            return b"", None
+        try:
+            event = after.event(stored, attempts=step.attempts, answer=outcome.answer)
+            # Where the outcome is unknown the mail may have gone out: nobody is told that it did not.
+            if outcome.verdict is Verdict.HELD:
+                return event, None
+            return event, after.notice(stored, attempts=step.attempts, answer=outcome.answer)
+        except Exception:
+            log.exception("Nobody is told of a dead letter", message_id=stored.message.id)
+            return b"", None
 
     def _heed_rate(self, turn: _Turn, stored: StoredMessage, step: Step, rate: RateLimit | None) -> None:
         """Hold the project back when it was refused for its rate, or is about to be."""
@@ -222,6 +247,8 @@ class BatchForwarder:
             rate=per_second,
             refused=step.pause is not None,
         )
+        if step.pause is not None:
+            turn.held.add(project_id)
         kept: deque[StoredMessage] = deque()
         held: list[str] = []
         seen = Counter[str]()
@@ -262,6 +289,8 @@ class _Turn:
     def __init__(self) -> None:
         self.queue: deque[StoredMessage] = deque()
         self.running: dict[Future[Outcome | None], StoredMessage] = {}
+        self.held: set[str] = set()
+        """Projects that were refused for their rate: what stands in line for a thread is not sent."""
         self.count = 0
         self.found = True
         self._finished: SimpleQueue[Future[Outcome | None]] = SimpleQueue()

@@ -37,7 +37,6 @@ class Housekeeping:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
         self._next_sweep = 0.0
-        self._adopted = False
 
     def start(self) -> None:
         self._thread.start()
@@ -55,8 +54,6 @@ class Housekeeping:
         """One round, where this process holds the lock. False where another does. Raises ``redis.RedisError``."""
         if not self._store.lead(self._who, LOCK_SECONDS):
             return False
-        while not self._adopted:
-            self._adopted = not self._store.adopt()
         while self._store.promote_due(PROMOTED_AT_ONCE) >= PROMOTED_AT_ONCE and not self._done.is_set():
             self._store.lead(self._who, LOCK_SECONDS)
         if time.monotonic() >= self._next_sweep:
@@ -69,6 +66,9 @@ class Housekeeping:
 
     def sweep(self) -> int:
         """Give back what jobs without a sign of life had in hand; returns how many messages."""
+        # Also now and then: an ingress of an earlier release may still run beside us.
+        while self._store.adopt():
+            continue
         count = self._store.recover()
         if count:
             log.warning("Messages of a dead worker were queued again", count=count)
