@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -106,7 +106,7 @@ class Settings(BaseModel):
 
     # Forwarder
     forward_concurrency: int = _setting(20, "API calls that one worker makes at the same time", ge=1, le=200)
-    forward_timeout: Seconds = _setting(10, "Seconds that one API call may take", le=12)
+    forward_timeout: float = _setting(10, "Seconds that one API call may take", gt=0, le=12)
     message_lifetime: float = _setting(
         86_400, "Seconds after which an undelivered message becomes a dead letter (the API keeps keys 24 h)", gt=0
     )
@@ -268,10 +268,28 @@ def _shown(default: Any) -> str:
     return "" if default is None else str(default)
 
 
+def allowed_values(name: str) -> str:
+    """What a setting may be, for a person: a range, a choice, or "" where only its own check can say."""
+    field = Settings.model_fields[name]
+    if field.annotation is bool:
+        return "true, false"
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(get_args(field.annotation))
+    bounds = {key: getattr(rule, key) for rule in field.metadata for key in ("ge", "gt", "le") if hasattr(rule, key)}
+    least = bounds.get("ge", bounds.get("gt"))
+    if least is None:
+        return ""
+    strictly = "more than " if "gt" in bounds else ""
+    if "le" not in bounds:
+        return f"{strictly}{least}" if strictly else f"{least} or more"
+    return f"{strictly}{least} to {bounds['le']}"
+
+
 def settings_table() -> str:
     """The settings as a Markdown table, the one that stands in docs/settings.md."""
-    lines = ["| Variable | Default | Description |", "|---|---|---|"]
+    lines = ["| Variable | Default | Values | Description |", "|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
         shown = _shown(field.default)
-        lines.append(f"| `{name.upper()}` | {f'`{shown}`' if shown else '(empty)'} | {field.description} |")
+        default = f"`{shown}`" if shown else "(empty)"
+        lines.append(f"| `{name.upper()}` | {default} | {allowed_values(name)} | {field.description} |")
     return "\n".join(lines) + "\n"

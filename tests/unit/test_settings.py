@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import Settings, SettingsError, load_settings, settings_table
+from shared.settings import Settings, SettingsError, allowed_values, load_settings, settings_table
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -67,6 +67,65 @@ def test_a_mistake_is_one_line_that_names_the_variable(environ: dict[str, str], 
     assert len(caught.value.mistakes) == 1
     assert caught.value.mistakes[0].startswith(line)
     assert "\n" not in caught.value.mistakes[0]
+
+
+BOUNDS = [
+    (name.upper(), key, getattr(rule, key))
+    for name, field in Settings.model_fields.items()
+    for rule in field.metadata
+    for key in ("ge", "gt", "le")
+    if hasattr(rule, key)
+]
+
+
+@pytest.mark.parametrize(("name", "key", "bound"), BOUNDS, ids=str)
+def test_each_bound_is_kept(name: str, key: str, bound: int) -> None:
+    outside = bound + 1 if key == "le" else bound - 1 if key == "ge" else bound
+    with pytest.raises(SettingsError) as caught:
+        load_settings({name: str(outside)})
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith(f"{name}: must be ")
+    assert str(bound) in mistake
+    # The bound itself is allowed, but for what a port or a size has to do with others.
+    inside = bound if key != "gt" else bound + 1
+    if "PORT" not in name:
+        assert getattr(load_settings({name: str(inside)}), name.lower()) == inside
+
+
+CHOICES = [name for name in Settings.model_fields if "," in allowed_values(name)]
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_each_choice_is_taken_and_nothing_else(name: str) -> None:
+    for choice in allowed_values(name).split(", "):
+        found = load_settings({"PROXY_TRUSTED": "10.0.0.0/8", name.upper(): choice})
+        assert str(getattr(found, name)).lower() == choice
+    with pytest.raises(SettingsError) as caught:
+        load_settings({name.upper(): "something else"})
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith(f"{name.upper()}: must be ")
+
+
+def test_every_number_has_its_bounds() -> None:
+    numbers = {name.upper() for name, field in Settings.model_fields.items() if field.annotation in (int, float)}
+    assert numbers == {name for name, _, _ in BOUNDS}
+
+
+RANGES = {
+    "port_secure": "1 to 65535",
+    "max_recipients": "1 to 100",
+    "queue_max_messages": "0 or more",
+    "message_lifetime": "more than 0",
+    "idle_timeout": "more than 0 to 86400",
+    "require_tls": "true, false",
+    "on_ambiguous": "retry, hold",
+    "api_uri": "",
+}
+
+
+@pytest.mark.parametrize(("name", "shown"), RANGES.items())
+def test_the_table_tells_what_a_setting_may_be(name: str, shown: str) -> None:
+    assert allowed_values(name) == shown
 
 
 def test_every_mistake_is_told_at_once() -> None:
