@@ -33,7 +33,9 @@ WORD = st.text(st.one_of(SIGNS, st.sampled_from("aZ9 .,;:()<>@\"'=?_-/[]üß你�
 LINE = WORD.map(lambda text: " ".join(text.split())).filter(lambda text: bool(text) and "=?" not in text)
 """One line without runs of white space, which folding may change, and without what looks like an encoded word."""
 
-NAME = LINE.filter(lambda text: text.isprintable() and "@" not in text and not set('"\\') & set(text))
+NAME = LINE.filter(
+    lambda text: text.replace("\u200d", "").isprintable() and "@" not in text and not set('"\\') & set(text)
+)
 """The relay takes invisible signs out of names: they are for spoofing."""
 
 FILENAME = LINE.filter(lambda text: not set('"\\/') & set(text) and text.strip("."))

@@ -90,6 +90,21 @@ good(
         ],
     },
 )
+CRLF = HEAD.replace("\n", "\r\n")
+good(
+    "body-with-bare-cr",
+    CRLF + "\r\none\rtwo\r\nthree\r\r\nfour\r\n",
+    {"body": div("one<br>\ntwo<br>\nthree<br>\nfour")},
+    exact=True,
+)
+good("body-with-bare-lf", CRLF + "\r\none\ntwo\r\nthree\r\n", {"body": div("one<br>\ntwo<br>\nthree")}, exact=True)
+good(
+    "headers-with-bare-cr",
+    CRLF + "X-A: one\rX-B: two\r\n\r\ntext\r\n",
+    {"headers": {"X-A": "one X-B: two"}, "body": div("text")},
+    exact=True,
+)
+good("headers-with-bare-lf", HEAD + "X-A: 1\n\ntext\n", {"headers": {"X-A": "1"}, "body": div("text")}, exact=True)
 body("with-nuls", "", b"a\x00b\x00c\n", div("abc"))
 body(
     "long-lines-of-html",

@@ -86,6 +86,10 @@ sender(
 sender("domain-in-upper-case", "Alice <Alice@EXAMPLE.COM>", "Alice@example.com", "Alice")
 sender("idn-domain", "j@bücher.example", "j@xn--bcher-kva.example", None, from_domains=["xn--bcher-kva.example"])
 sender("source-route", "Alice <@relay.example:alice@example.com>", "alice@example.com", "Alice")
+sender("joiners-in-the-name", "👩\u200d💻 نرم\u200cافزار <a@example.com>", "a@example.com", "👩\u200d💻 نرم\u200cافزار")
+sender(
+    "direction-overrides-in-the-name", "=?utf-8?b?4oCuZXZpbOKArA==?= Bob <a@example.com>", "a@example.com", "evil Bob"
+)
 sender(
     "control-characters-in-the-name", "=?utf-8?q?Al=0D=0Aice=00?= <alice@example.com>", "alice@example.com", "Al ice"
 )

@@ -19,9 +19,10 @@ def raw_bytes(raw: str | bytes) -> bytes:
     return data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
 
 
-def good(name: str, raw: str | bytes, call: dict[str, Any], **beside: Any) -> None:
-    """``call`` lacks what ``PLAIN`` says; None takes a field away."""
-    (FOLDER / f"{name}.eml").write_bytes(raw_bytes(raw))
+def good(name: str, raw: str | bytes, call: dict[str, Any], *, exact: bool = False, **beside: Any) -> None:
+    """``call`` lacks what ``PLAIN`` says; None takes a field away. ``exact``: line breaks are as in ``raw``."""
+    data = raw.encode() if isinstance(raw, str) else raw
+    (FOLDER / f"{name}.eml").write_bytes(data if exact else raw_bytes(raw))
     whole = {key: value for key, value in {**PLAIN, **call}.items() if value is not None}
     text = json.dumps({**beside, "call": whole}, ensure_ascii=False, indent=2)
     (FOLDER / f"{name}.json").write_text(text + "\n", "utf-8")
