@@ -42,6 +42,8 @@ class Fault:
     seconds: float = 0.0
     retry_after: int | None = None
     message: str = "Something went wrong"
+    fields: list[str] = field(default_factory=list)
+    """Fields that a forced 422 complains about."""
     subject: str = ""
 
 
@@ -328,7 +330,10 @@ def _forced(state: State, fault: Fault) -> Response:
     headers = {"Retry-After": str(fault.retry_after)} if fault.retry_after else None
     if fault.status in (502, 503, 504):
         return HTMLResponse("<html><h1>Bad Gateway</h1></html>", fault.status, headers=headers)
-    return Failure(fault.status, "FORCED", fault.message, headers=headers).response()
+    errors = {"errors": [{"field": name, "message": "is wrong", "code": "custom"} for name in fault.fields]}
+    return Failure(
+        fault.status, "FORCED", fault.message, headers=headers, **(errors if fault.fields else {})
+    ).response()
 
 
 def _dropped(request: Request) -> Response:

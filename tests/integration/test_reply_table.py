@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from ingress.backend import Submission
+from ingress.preflight import TABLE
 from ingress.replies import Replies, Reply
 from sandbox.processes import wait_until
 from sandbox.stack import DEMO_SECRET, Stack
@@ -346,3 +347,48 @@ def test_each_reply_is_reached(relays: Relays, row: Replies) -> None:
     replies = TRANSCRIPTS[row](relays)
     assert any(re.fullmatch(pattern(row), reply) for reply in replies), replies[-3:]
     assert not any(DEMO_SECRET in reply for reply in replies)
+
+
+# What the API says to the preflight for as long as it is asked, and how the replies begin: by default, and under
+# DEFER_TRANSIENT. "" means that the mail is taken.
+SAYS = "Transaction failed: says"
+LATER = "Temporarily refused, try again later: says"
+GONE = "451 4.4.1 The API did not answer"
+API_ANSWERS: dict[str, tuple[dict[str, object], str, str]] = {
+    "2xx": ({}, "", ""),
+    "422 about the empty to alone": ({"status": 422, "fields": ["to"]}, "", ""),
+    "400": ({"status": 400}, f"554 5.6.0 {SAYS}", f"554 5.6.0 {SAYS}"),
+    "401": ({"status": 401}, f"554 5.7.8 {SAYS}", f"554 5.7.8 {SAYS}"),
+    "402": ({"status": 402}, f"554 5.7.0 {SAYS}", f"554 5.7.0 {SAYS}"),
+    "403": ({"status": 403}, f"554 5.7.1 {SAYS}", f"554 5.7.1 {SAYS}"),
+    "413": ({"status": 413}, f"554 5.3.4 {SAYS}", f"554 5.3.4 {SAYS}"),
+    "422": ({"status": 422, "fields": ["to", "subject"]}, f"554 5.6.0 {SAYS}", f"554 5.6.0 {SAYS}"),
+    "429": ({"status": 429, "retry_after": 60}, f"554 5.7.0 {SAYS}", f"451 4.7.0 {LATER}"),
+    "other 4xx": ({"status": 404}, f"554 5.0.0 {SAYS}", f"554 5.0.0 {SAYS}"),
+    "5xx": ({"status": 500}, f"554 5.3.0 {SAYS}", f"451 4.3.0 {LATER}"),
+    "5xx of a proxy": ({"status": 502}, "554 5.3.0 Transaction failed: the API answered 502", "451 4.3.0 Temporarily"),
+    "anything else": ({"status": 302}, GONE, GONE),
+    "no answer": ({"kind": "drop"}, GONE, GONE),
+    "no answer in time": ({"kind": "hang", "seconds": 5}, GONE, GONE),
+}
+
+
+@pytest.mark.parametrize("defer", [False, True], ids=["by default", "DEFER_TRANSIENT"])
+@pytest.mark.parametrize("name", API_ANSWERS)
+def test_each_answer_of_the_api_has_its_reply(relays: Relays, name: str, defer: bool) -> None:
+    fault, *replies = API_ANSWERS[name]
+    stack = relays.narrow if defer else relays.plain
+    if fault:
+        stack.api.fail(**{"kind": "status", "message": "says", "scope": "preflight", **fault})
+    try:
+        with Wire(stack.port_submission) as wire:
+            wire.login()
+            data = simple(extra="X-Plunk-Drop: true\r\n" if not replies[defer] else "")
+            begins = replies[defer] or "250 2.0.0 Message checked"
+            assert (reply := wire.message(data)).startswith(begins), reply
+    finally:
+        stack.api.clear_faults()
+
+
+def test_every_answer_in_the_preflights_table_has_its_reply() -> None:
+    assert {row.name for row in TABLE} <= set(API_ANSWERS)
