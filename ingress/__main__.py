@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -28,6 +29,12 @@ from shared.supervisor import CANNOT_START, Supervisor, python_module
 
 MULTIPROCESS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Where the ingress processes leave their metrics for the parent to add up."""
+
+M_MMAP_THRESHOLD: Final = -3
+"""From glibc's malloc.h."""
+
+MMAP_THRESHOLD: Final = 256 * 1024
+"""Bytes from which a block is the system's own."""
 
 log = get_logger(__name__)
 
@@ -88,9 +95,21 @@ def supervise(settings: Settings) -> int:
                 probes.stop()
 
 
+def give_memory_back() -> None:
+    """Let large blocks go back to the system as soon as they are free.
+
+    glibc keeps ever larger ones for itself once one was freed, so that a burst of large messages would stay resident.
+    """
+    try:
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+    except (OSError, AttributeError):
+        log.debug("Not glibc: its memory is its own affair")
+
+
 async def serve(settings: Settings, *, is_child: bool) -> int:
     """Run one ingress process until SIGTERM or SIGINT; the exit code."""
     raise_file_limit()
+    give_memory_back()
     if (room := room_for_connections()) < settings.max_connections:
         log.warning(f"MAX_CONNECTIONS is {settings.max_connections}, the limit of open files allows {room}: ulimit -n")
     stop = asyncio.Event()

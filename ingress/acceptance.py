@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final
 
 from ingress.backend import Login, Submission
@@ -62,8 +63,11 @@ class Acceptance:
         message_id = new_message_id()
         bound = log.bind(message_id=message_id, session=submission.session, project=submission.login.project.id)
         to = ", ".join(submission.recipients)
+        size = len(submission.data)
         try:
             parsed, digest = await self._parse(submission)
+            # From here on the API's call is all that is kept of the message.
+            submission = replace(submission, data=b"")
             await self._check_header_senders(submission.login, parsed)
             try:
                 await self._preflight.check(secret=submission.login.secret, sender=parsed.sender)
@@ -113,7 +117,7 @@ class Acceptance:
             bound.info(
                 f"Email accepted: {parsed.sender} → {to}",
                 client_message_id=parsed.message_id,
-                bytes=len(submission.data),
+                bytes=size,
                 peer=submission.peer,
                 **({"headers_left_out": parsed.headers_left_out} if parsed.headers_left_out else {}),
             )

@@ -30,6 +30,21 @@ def room_for_connections() -> int:
     return MOST_FILES if soft == resource.RLIM_INFINITY else max(1, soft - OWN_FILES)
 
 
+PARSED_AT_ONCE: Final = 2
+"""Large messages parsed at once, each in a thread."""
+
+COPIES: Final = 2.5
+"""What a message in flight costs, in its size: its buffer, its parts, the API's call, the bytes to Redis (measured)."""
+
+
+def message_budget(memory: int, *, largest: int) -> int:
+    """Bytes of messages that may be in flight, so that with all that is made of them they stay within ``memory``.
+
+    There is room for one message of the ``largest`` size in any case.
+    """
+    return max(largest, int(memory / COPIES))
+
+
 class Slot:
     """One connection as it is counted, from its first sight until ``release``, which may be called twice."""
 

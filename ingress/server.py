@@ -13,6 +13,7 @@ from ingress.acceptance import Acceptance
 from ingress.acceptor import Acceptor
 from ingress.certificates import CertificateStore
 from ingress.handover import WAIT_AOF_GROUPS, HandOver
+from ingress.limits import PARSED_AT_ONCE
 from ingress.message import Limits
 from ingress.preflight import Preflight
 from ingress.replies import SmtpError
@@ -27,9 +28,6 @@ from shared.settings import MIB, Settings
 
 PREFLIGHT_THREADS: Final = 32
 """Preflights under way at once; more wait. Each is one kept-alive connection."""
-
-PARSER_THREADS: Final = 2
-"""Large messages parsed at once."""
 
 BACKLOG: Final = 1024
 """Connections that the kernel holds for us."""
@@ -70,7 +68,7 @@ class IngressServer:
         self._api = PlunkApi(settings.api_uri, connections=PREFLIGHT_THREADS)
         self._redis = connect(settings.redis_url, connections=WAIT_AOF_GROUPS + 4)
         self._preflight_threads = ThreadPoolExecutor(PREFLIGHT_THREADS, thread_name_prefix="preflight")
-        self._parser_threads = ThreadPoolExecutor(PARSER_THREADS, thread_name_prefix="parser")
+        self._parser_threads = ThreadPoolExecutor(PARSED_AT_ONCE, thread_name_prefix="parser")
         self._handover = HandOver(
             MessageStore(self._redis, settings.queue_name),
             batch_size=settings.batch_size,

@@ -19,7 +19,7 @@ from ingress.backend import Backend, Login, Submission
 from ingress.certificates import CertificateStore
 from ingress.clients import client_address
 from ingress.commands import Credentials, decode_base64, login_password, parse_mail, parse_rcpt, plain_credentials
-from ingress.limits import SharedLimits, Slot, room_for_connections
+from ingress.limits import SharedLimits, Slot, message_budget, room_for_connections
 from ingress.replies import Replies, Reply, SmtpError
 from ingress.stream import BareNewline, ByteStream, ClientGone, DataTooLarge, LineTooLong, NoRoom
 from ingress.throttle import FailureThrottle, delay_after
@@ -524,16 +524,20 @@ class SmtpSession(SMTP):
             return Replies.BUSY.value
         finally:
             self._in_data = self._waiting_for_client = False
-        submission = Submission(
-            login=login,
-            envelope_from=cast(str, envelope.mail_from),
-            recipients=tuple(envelope.rcpt_tos),
-            data=data,
-            session=self.id,
-            peer=self.peer,
+        work = self._backend.accept(
+            Submission(
+                login=login,
+                envelope_from=cast(str, envelope.mail_from),
+                recipients=tuple(envelope.rcpt_tos),
+                data=data,
+                session=self.id,
+                peer=self.peer,
+            )
         )
+        # The backend alone holds the message now, and lets it go once it has the API's call.
+        del data
         # Shielded: a client that hangs up now must not leave "accepted or not?" undecided.
-        return await asyncio.shield(self._factory.hand_over(self._backend.accept(submission)))
+        return await asyncio.shield(self._factory.hand_over(work))
 
     async def smtp_RSET(self, argument: str) -> None:
         self._reset()
@@ -598,7 +602,7 @@ class SessionFactory:
         self.limits = SharedLimits(
             max_connections=min(settings.max_connections, room_for_connections()),
             max_connections_per_ip=settings.max_connections_per_ip,
-            max_bytes=settings.ingress_memory_mb * MIB,
+            max_bytes=message_budget(settings.ingress_memory_mb * MIB, largest=settings.max_message_bytes),
         )
         self._sessions: set[SmtpSession] = set()
         self._hand_overs: set[asyncio.Task[Reply]] = set()

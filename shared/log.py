@@ -7,7 +7,6 @@ line of a message's or a connection's life.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import json
 import logging
 import re
@@ -83,7 +82,6 @@ class GatheringHandler(logging.StreamHandler[Any]):
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
         self._lines: list[str] = []
-        atexit.register(self.flush)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

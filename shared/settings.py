@@ -75,7 +75,9 @@ class Settings(BaseModel):
     max_message_size_mb: int = _setting(10, "Largest message in MiB, announced by SIZE", ge=1, le=50)
     max_attachment_size_mb: int = _setting(10, "The API's limit of all attachments together, in MiB", ge=1, le=50)
     max_attachments_count: int = _setting(10, "The API's limit of attachments a message", ge=0, le=100)
-    ingress_memory_mb: int = _setting(256, "Most message bytes in flight over all connections, in MiB", ge=16)
+    ingress_memory_mb: int = _setting(
+        256, "Most memory of messages in flight over all connections, parsing included, in MiB", ge=16
+    )
     idle_timeout: Seconds = _setting(300, "Seconds without a byte after which a connection is closed (RFC 5321: 300)")
     data_timeout: Seconds = _setting(900, "Seconds that one message's upload may take in all")
     session_timeout: Seconds = _setting(3600, "Seconds that one connection may last in all")

@@ -86,8 +86,8 @@ def _uploads(world: World, report: Report) -> None:
     report.row(f"{uploads} uploads of {size / 1e6:.0f} MB at once", "peak over idle", "MiB", grown, note)
     report.targets.append(
         Target(
-            text=f"{uploads} uploads of 10 MB at once stay within INGRESS_MEMORY_MB ({budget:.0f} MB)",
-            reached=f"{reached:.0f} MB over idle; {note}",
+            text=f"{uploads} uploads of 10 MB at once stay within INGRESS_MEMORY_MB ({budget:.0f} MiB)",
+            reached=f"{reached:.0f} MiB over idle; {note}",
             met=reached <= budget,
         )
     )
