@@ -443,7 +443,6 @@ def test_valid_and_broken_smtp(target: Stack) -> None:
         mails += balance(target, books)
         assert process.is_running()
         assert process.pid == pid
-        # The first epoch fills pools, caches and the allocator; from then on nothing may grow.
         settled = settled or (resident(pid), open_files(pid))
         course.append(resident(pid) // 1024)
     assert settled is not None
@@ -453,7 +452,10 @@ def test_valid_and_broken_smtp(target: Stack) -> None:
     print(
         f"{books.sessions} sessions, {sum(books.replies.values())} replies, {mails} mails, RSS {course} MB, files {settled[1]} → {files}"
     )
-    assert memory < settled[0] * 1.3 + 20_000
+    # Pools, threads and the allocator fill for a minute or two, then it is flat: the second half adds next to nothing.
+    assert memory < settled[0] * 1.5 + 40_000
+    if len(course) >= 20:
+        assert course[-1] < course[len(course) // 2] * 1.15
     assert files < settled[1] + 50
     assert len(books.replies) > 20, "the fuzzer reaches the corners of the table"
     assert mails > 10

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from sandbox.processes import free_port, wait_until
 from sandbox.stack import DEMO_SECRET, Stack
 from shared.projects import Project
 from shared.settings import load_settings
+from tests.support.certificates import make_pair, write_pem
 from tests.support.wire import Wire, simple
 
 NEWLINES = [b"\n", b"\r", b"\r\n", b"\r\r\n", b"\n\r", b"\r\n\r", b"\r\0\n", b"\r\n\0", b"\0\r\n"]
@@ -106,6 +108,37 @@ def test_what_is_pipelined_behind_starttls_is_never_read_as_if_under_tls(relay: 
             assert secure.recv(4096) == b"250 2.0.0 OK\r\n"
             secure.sendall(b"MAIL FROM:<a@example.com>\r\n")
             assert secure.recv(4096).startswith(b"503 5.5.1"), "the EHLO before TLS is forgotten"
+
+
+async def test_a_login_in_clear_text_does_not_outlive_a_certificate_that_appears(tmp_path: Path) -> None:
+    settings = load_settings({"CERT_PATH": str(tmp_path)})
+    store = CertificateStore(settings)
+    factory = SessionFactory(settings, Broken("nothing"), store)
+    server = await asyncio.get_running_loop().create_server(lambda: factory(implicit_tls=False), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+
+    async def say(line: str) -> bytes:
+        writer.write(line.encode() + b"\r\n")
+        while (answer := await asyncio.wait_for(reader.readline(), 20))[3:4] == b"-":
+            pass
+        return answer
+
+    watching = asyncio.create_task(store.watch(every=0.01))
+    try:
+        await reader.readline()
+        await say("EHLO x")
+        assert (await say("AUTH PLAIN AHBsdW5rAHNrX3g=")).startswith(b"235")
+        write_pem(tmp_path, make_pair("localhost"))
+        while not (await say("STARTTLS")).startswith(b"220"):  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+        context = ssl.create_default_context(cafile=str(tmp_path / "fullchain.pem"))
+        await writer.start_tls(context, server_hostname="localhost")
+        await say("EHLO x")
+        assert (await say("MAIL FROM:<a@example.com>")).startswith(b"530 5.7.0"), "RFC 3207 section 4.2"
+    finally:
+        watching.cancel()
+        writer.close()
+        server.close()
 
 
 # Bounds
