@@ -9,7 +9,6 @@ linear in the length of the text.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Final
@@ -67,6 +66,14 @@ _RIGHT_TO_LEFT: Final = re.compile(
     "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
 )
 
+MAX_LOOKED_AT: Final = 100_000
+"""Characters in which tables and directions are looked for; what follows is shown like the last of them."""
+
+MAX_SPACED_OUT: Final = 1_000_000
+"""Characters of a text whose tabs and spaces may grow as they like; a longer one is kept near its size."""
+
+_LETTER: Final = re.compile(r"[^\W\d_]")
+
 _MONOSPACE: Final = "font-family:Consolas,Menlo,monospace"
 """Not ``monospace`` alone: browsers show that one smaller."""
 
@@ -80,9 +87,11 @@ def to_html(text: str) -> str:
     quotes; ``&``, ``<`` and ``>`` are escaped there as everywhere.
     """
     text = _CONTROL.sub("", _LINE_BREAK.sub("\n", text)).rstrip()
+    is_huge = len(text) > MAX_SPACED_OUT
     if "\t" in text:
-        text = text.expandtabs(8)
-    return "\n".join(_block(block, direction, columns) for block, direction, columns in _blocks(text))
+        text = text.expandtabs(1 if is_huge else 8)
+    html = "\n".join(_block(block, direction, columns) for block, direction, columns in _blocks(text))
+    return html.replace("&nbsp;", "\xa0") if is_huge else html
 
 
 def _block(text: str, direction: str, columns: bool) -> str:
@@ -180,6 +189,9 @@ def _blocks(text: str) -> Iterator[tuple[str, str, bool]]:
     if not is_mixed and not has_columns:
         yield text, "", False
         return
+    rest = ""
+    if (end := text.find("\n", MAX_LOOKED_AT)) >= 0:
+        text, rest = text[:end], text[end:]
     lines = text.split("\n")
     directions = _directions(lines) if is_mixed else [""] * len(lines)
     patch_line = text.count("\n", 0, patch.start()) if patch else len(lines)
@@ -191,21 +203,21 @@ def _blocks(text: str) -> Iterator[tuple[str, str, bool]]:
     at = 0
     for (direction, needs_columns), run in groupby(kinds):
         count = len(list(run))
-        yield "\n".join(lines[at : at + count]), direction, needs_columns
+        block = "\n".join(lines[at : at + count])
         at += count
+        yield block if at < len(lines) else block + rest, direction, needs_columns
 
 
 def _directions(lines: list[str]) -> list[str]:
-    """``ltr`` or ``rtl`` of each line by its first strong character (UAX #9, P2); without one, as the line before."""
+    """``ltr`` or ``rtl`` of each line by its first letter (UAX #9, P2); without one, as the line before."""
     found: list[str] = []
     current = ""
     for line in lines:
-        for char in line:
-            if (kind := unicodedata.bidirectional(char)) in ("L", "R", "AL"):
-                current = "ltr" if kind == "L" else "rtl"
-                break
+        if letter := _LETTER.search(line):
+            current = "rtl" if _RIGHT_TO_LEFT.match(letter[0]) else "ltr"
         found.append(current)
-    return [direction or next(filter(None, found), "") for direction in found]
+    first = next(filter(None, found), "")
+    return [direction or first for direction in found]
 
 
 def _columns(lines: list[str]) -> list[bool]:

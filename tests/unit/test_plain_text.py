@@ -133,6 +133,24 @@ def test_each_run_of_lines_has_the_direction_of_its_first_letter() -> None:
     assert "dir" not in to_html("Ελληνικά и русский 日本")
 
 
+@pytest.mark.parametrize("piece", ["\t", "  ", "a  b\n", "\n", "ש\na\n", "1\nש"])
+def test_a_huge_text_stays_near_its_size(piece: str) -> None:
+    text = "x" + piece * (2_000_000 // len(piece)) + "x"
+    html = to_html(text)
+    assert len(html.encode()) < 6 * len(text)
+    assert html.count("<div") < 110_000
+
+
+def test_what_follows_100000_characters_is_shown_like_the_last_of_them() -> None:
+    table = "Item    Qty   Price\n" * 6000
+    html = to_html(table + "שלום\nlast line")
+    assert html.count("<div") == 1
+    assert html.endswith("שלום<br>\nlast line</div>")
+    prose = to_html("Hello there.\n" * 9000 + "Item    Qty\n" * 9)
+    assert prose.startswith("<div>Hello")
+    assert prose.count("<div") == 1
+
+
 PIECES = st.sampled_from(
     [
         *(
