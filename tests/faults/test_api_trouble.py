@@ -15,9 +15,11 @@ from tests.support.load import send_many
 
 TROUBLE: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "API slow": ("latency", {"seconds": 1.5}),
+    "API slower than the timeout, and does the work all the same": ("latency", {"seconds": 4}),
     "API hangs past the timeout": ("hang", {"seconds": 60}),
     "API drops the connection before the work": ("drop", {}),
     "API drops the connection after the work": ("drop_after", {}),
+    "API drops the connection after the work, longer than a blip": ("drop_after", {"times": 30}),
     "API says 429 with Retry-After": ("status", {"status": 429, "retry_after": 1}),
     "API says 500 in a burst": ("status", {"status": 500}),
     "API says 502 with a page of HTML": ("status", {"status": 502}),
@@ -46,7 +48,7 @@ def troubled(services: Stack, tmp_path_factory: pytest.TempPathFactory) -> Itera
         stack.start_ingress()
         for number, (name, (kind, more)) in enumerate(TROUBLE.items()):
             prefix = f"t{number}-"
-            stack.api.fail(kind, times=8, subject=f"{stack.queue_name}-{prefix}", **more)
+            stack.api.fail(kind, subject=f"{stack.queue_name}-{prefix}", **{"times": 8, **more})
             given[name] = send_many(stack, 5, prefix=prefix)
         stack.start_forwarder()
         yield Troubled(stack=stack, given=given)
