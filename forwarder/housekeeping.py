@@ -20,6 +20,9 @@ SWEEP_SECONDS: Final = 5.0
 LOCK_SECONDS: Final = 8.0
 """The housekeeper's lock lasts so long after its last tick: when it is killed, another takes over within that time."""
 
+STOP_SECONDS: Final = 2.0
+"""Seconds that a stop waits for the round under way: with SHUTDOWN_TIMEOUT it stays under a platform's 30 s."""
+
 PROMOTED_AT_ONCE: Final = 500
 """Retries that one step promotes: Redis is held up for a few milliseconds."""
 
@@ -42,13 +45,12 @@ class Housekeeping:
         self._thread.start()
 
     def stop(self) -> None:
+        """End after the round under way and hand the lock on. A hanging Redis is not waited for: the lock expires."""
         self._done.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=5)
-        try:
-            self._store.step_down(self._who)
-        except redis.RedisError as error:
-            log.warning("Housekeeping was not handed on", error=type(error).__name__)
+            self._thread.join(timeout=STOP_SECONDS)
+        else:
+            self._step_down()
 
     def tick(self) -> bool:
         """One round, where this process holds the lock. False where another does. Raises ``redis.RedisError``."""
@@ -97,3 +99,10 @@ class Housekeeping:
                 log.error("Housekeeping failed", error=type(error).__name__)
             except Exception:
                 log.exception("Housekeeping failed")
+        self._step_down()
+
+    def _step_down(self) -> None:
+        try:
+            self._store.step_down(self._who)
+        except redis.RedisError as error:
+            log.warning("Housekeeping was not handed on", error=type(error).__name__)

@@ -65,6 +65,24 @@ def test_a_stop_while_the_api_hangs_ends_in_time_and_hands_back(make_relay: Make
     books("Forwarder stopped while the API hangs", stack, subjects, prefix=f"{stack.queue_name}-")
 
 
+def test_a_stop_while_redis_hangs_ends_in_time(make_relay: MakeRelay, books: Settle) -> None:
+    """With the workers killed at SHUTDOWN_TIMEOUT if need be, and nothing waited for after that."""
+    stack = make_relay(SHUTDOWN_TIMEOUT="2")
+    stack.start_ingress()
+    subjects = send_many(stack, 20)
+    stack.api.fail("latency", seconds=0.5)
+    stack.start_forwarder()
+    wait_until(stack.api.sent, timeout=30, what="the first mail")
+    stack.redis.process.pause()
+    try:
+        code = stack.forwarder.process.stop(timeout=9)
+        assert code in (0, 1), "by itself: the platform did not have to kill it"
+    finally:
+        stack.redis.process.resume()
+    stack.start_forwarder()
+    books("Forwarder stopped while Redis hangs", stack, subjects, prefix=f"{stack.queue_name}-")
+
+
 def test_no_secret_is_left_anywhere(own_relay: Stack, books: Settle) -> None:
     stack = own_relay
     for file in stack.certificates.iterdir():

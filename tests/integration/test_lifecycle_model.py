@@ -58,6 +58,7 @@ SCRIPT = st.sampled_from(
         "429",
         "429 for an hour",
         "402",
+        "402",
         "401",
     )
 )

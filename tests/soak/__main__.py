@@ -102,6 +102,7 @@ class Soak:
                 print(f"  {len(self.ledger.promised)} promised, {sum(self.faults.values())} faults", flush=True)
 
     def _end_of_faults(self) -> None:
+        self.trouble.join_restarts()
         self.trouble.calm_api()
         for name in ("ingress", "forwarder"):
             self.trouble.start_role(name)
@@ -137,7 +138,7 @@ class Soak:
             if path.is_file():
                 self._look_for_secrets(path.read_bytes(), f"redis/{path.name}")
         for name, role in (("ingress", self.stack.ingress), ("forwarder", self.stack.forwarder)):
-            self.trouble.stop(role.process, name)
+            self.trouble.stop(name)
             text = role.output()
             self._look_for_secrets(text.encode(), f"the log of {name}")
             if found := Counter(match[0] for match in FORGOTTEN.finditer(text)):
@@ -202,6 +203,7 @@ class Soak:
             client.closing.set()
         for process in (self.stack.redis.process, self.stack.postgres.process, self.stack.api.process):
             process.resume()
+        self.trouble.join_restarts()
         for role in (self.stack.ingress, self.stack.forwarder):
             kill_group(role.process)
         self.stack.stop()
