@@ -12,7 +12,9 @@ from ingress.message.transfer_encodings import decode_base64
 
 _FIELD: Final = re.compile(r"^([!-9;-~]++)[ \t]*+:[ \t]*+(.*+(?:\n[ \t].*+)*+)", re.MULTILINE)
 _CHARSET: Final = re.compile(r"charset\s*+=\s*+[\"']?([\w.:+-]{2,40})", re.IGNORECASE)
-_ENCODED_WORD: Final = re.compile(r"=\?([^?\s*]{1,80})(?:\*[^?\s]*)?\?([bBqQ])\?((?:(?!=\?[^=]|\?=)[^\n])*+)\?=")
+_ENCODED_WORD: Final = re.compile(
+    r"=\?([^?\s*]{1,80})(?:\*[^?\s]*)?\?([bBqQ])\?([^?=\n]*+(?:(?:=(?!\?[^=])|\?(?!=))[^?=\n]*+)*+)\?="
+)
 _PARAMETER: Final = re.compile(
     r"""(?:;\s*+|(?<=\S)\s++)([^\s=;"]++)\s*+=\s*+"""
     r"""(?:"((?:\\.|[^"\\])*+)"(?=\s*+(?:;|\Z|[\w*-]++=))|([^;]*+))""",

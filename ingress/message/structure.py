@@ -6,7 +6,6 @@ Nothing here recurses, and every byte is looked at a bounded number of times, wh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from ingress.message.charsets import decode_text
@@ -18,6 +17,8 @@ MAX_DEPTH: Final = 30
 MAX_PARTS: Final = 1000
 MAX_HEADER_BYTES: Final = 1024 * 1024
 MAX_HEADERS: Final = 2000
+USUAL_HEADER_BYTES: Final = 4096
+"""Where the end of a part's headers is looked for first."""
 MAX_BOUNDARY: Final = 200
 """Longest boundary in bytes, dashes and white space included (RFC 2046 allows 70)."""
 
@@ -110,12 +111,11 @@ class Part:
         if self._text is None:
             charset = self.parameters.get("charset", "")
             is_wide = charset[:5].lower() in ("utf-1", "utf-3")
-            decoder = DECODERS.get(self.encoding)
-            # Line breaks are cut short while they are bytes, which is quickest, where they are one byte each.
-            data = decoder(shorten_line_breaks(self.body)) if decoder else self.body
+            data = self.data()
             if not is_wide and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 charset, is_wide = "utf-16", True
             if not is_wide:
+                # While they are bytes, which is quickest.
                 data = shorten_line_breaks(data)
             if self.content_type == "text/html" and charset.lower() in ("", "us-ascii"):
                 # What comes first in a page speaks for it: a meta element past 4 KB is not looked for.
@@ -142,13 +142,13 @@ def parse_structure(raw: bytes) -> list[Part]:
 
 
 class _Reader:
-    """The state of one pass: the line of dashes that is next, and the multiparts that are open, outermost first."""
+    """The state of one pass: where the search goes on, and the multiparts that are open, outermost first."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         self._parts: list[Part] = []
-        self._lines: Iterator[re.Match[bytes]] = iter(())
-        self._line: re.Match[bytes] | None = None
+        self._from = 0
+        """Where the next line of dashes is looked for."""
         self._open: list[_Multipart] = []
         # The multiparts of _open by boundary: a delimiter belongs to the innermost that is not closed yet.
         self._running: dict[bytes, list[_Multipart]] = {}
@@ -168,8 +168,7 @@ class _Reader:
         part = self._add_with_head(start, end, body, None)
         if part.is_multipart:
             # The first delimiter may follow the blank line at once.
-            self._lines = _DASHES.finditer(raw, max(0, part.start - 1))
-            self._advance()
+            self._from = max(0, part.start - 1)
             self._push(part)
             self._read_multiparts(part)
         for part in self._parts:
@@ -178,13 +177,16 @@ class _Reader:
                 part.content_type = "text/html" if _LOOKS_LIKE_HTML.match(raw, part.start) else "text/plain"
         return self._parts
 
-    def _advance(self) -> None:
-        self._line = next(self._lines, None)
+    def _next_line(self) -> re.Match[bytes] | None:
+        """The next line that begins with two dashes, which is passed by it."""
+        line = _DASHES.search(self._raw, self._from)
+        self._from = line.end() if line is not None else len(self._raw)
+        return line
 
     def _read_multiparts(self, current: Part | None) -> None:
         """``current`` is the part whose body, or preamble, is being read; None in an epilogue."""
-        while (line := self._line) is not None:
-            self._advance()
+        raw = self._raw
+        while (line := self._next_line()) is not None:
             multipart, closes = self._whose(line)
             if multipart is None:
                 if not self._adopt(line, current):
@@ -210,6 +212,10 @@ class _Reader:
                 current = self._child(multipart.part, line.end())
                 if current.is_multipart:
                     self._push(current)
+                elif current.encoding == "base64":
+                    # Its alphabet has no dash: looking for one alone is several times faster.
+                    dash = raw.find(b"-", self._from)
+                    self._from = max(self._from, dash - 1) if dash >= 0 else len(raw)
 
     def _whose(self, line: re.Match[bytes]) -> tuple[_Multipart | None, bool]:
         """The multipart whose delimiter a line is, None when it is text, and whether it is the closing one."""
@@ -266,24 +272,31 @@ class _Reader:
         They end at a blank line, or at the next delimiter where there is no blank line; each byte is searched once.
         """
         raw = self._raw
-        limit = position + MAX_HEADER_BYTES
         start = min(position + 1, len(raw))
+        head = _HEADER_END.search(raw, position, position + USUAL_HEADER_BYTES)
+        if head is not None and raw.find(b"\n--", position, head.start() + 1) < 0:
+            # As nearly all are: a blank line soon, and no delimiter before it.
+            self._from = head.end() - 1
+            return self._add_with_head(start, head.start(), head.end(), parent)
+        limit = position + MAX_HEADER_BYTES
         first = True
         while True:
-            line = self._line
+            line = self._next_line()
             stop = line.start() + 1 if line is not None else len(raw)
             head = _HEADER_END.search(raw, position, min(stop, limit))
-            if head is not None:
-                return self._add_with_head(start, head.start(), head.end(), parent)
-            if stop > limit:
+            if head is None and stop > limit:
                 raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"headers longer than {MAX_HEADER_BYTES} bytes")
             if line is None:
-                return self._add_with_head(start, stop, stop, parent)
+                end, body = (head.start(), head.end()) if head is not None else (stop, stop)
+                return self._add_with_head(start, end, body, parent)
+            # Whatever the line is, it is looked at again, and found at once, when the part's body is read.
+            self._from = line.start()
+            if head is not None:
+                return self._add_with_head(start, head.start(), head.end(), parent)
             if self._whose(line)[0] is not None or (first and self._declares(start, line)):
                 end = max(start, self._before(line.start()))
                 return self._add_with_head(start, end, end, parent)
-            position, first = line.start(), False
-            self._advance()
+            position, first, self._from = line.start(), False, line.end()
 
     def _declares(self, start: int, line: re.Match[bytes]) -> bool:
         """Whether the headers from ``start`` on name the boundary in ``line``, which then ends them."""

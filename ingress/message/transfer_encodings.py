@@ -14,11 +14,12 @@ from ingress.message.chunks import line_chunks
 _NOT_BASE64: Final = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
 _PADDING: Final = re.compile(rb"[=\s]*")
 _PIECE: Final = re.compile(rb"[^=]+=*")
-_LINE: Final = re.compile(rb"[^\n]+")
-_BASE64_LINE: Final = re.compile(rb"[ \t]*[A-Za-z0-9+/]+=*[ \t\r]*")
+_LINE: Final = re.compile(rb"[^\r\n]+")
+_BASE64_LINE: Final = re.compile(rb"[ \t]*[A-Za-z0-9+/]+=*[ \t]*")
 _TRAILING_SPACE: Final = re.compile(rb"(?<![ \t])[ \t]++(?=\r*+\n|\Z)")
 _HAS_TRAILING_SPACE: Final = re.compile(rb"\n(?:(?<=[ \t]\n)|(?<=[ \t]\r\n))")
-"""Begins with a literal, which a search is quick for."""
+_UNUSUAL_END: Final = re.compile(rb"\n(?<![\S\n]\r\n)")
+"""A line that does not end in a character and CRLF; as those above it begins with what a search is quick for."""
 _BARE_CR: Final = re.compile(rb"\r(?!\n)")
 _LINE_BREAK: Final = re.compile(rb"(?<!\r)\r++\n|\r")
 _UU_BEGIN: Final = re.compile(rb"^begin(?:-base64)? [0-7]{3,4} ?([^\r\n]*)\r?\n", re.MULTILINE)
@@ -56,7 +57,7 @@ def decode_quoted_printable(body: bytes) -> bytes:
 
 
 def _decode_quoted_lines(lines: bytes) -> bytes:
-    if lines[-1:] in (b" ", b"\t") or _HAS_TRAILING_SPACE.search(lines):
+    if lines[-1:] in (b" ", b"\t") or (_UNUSUAL_END.search(lines) and _HAS_TRAILING_SPACE.search(lines)):
         lines = _TRAILING_SPACE.sub(b"", lines)
     return binascii.a2b_qp(lines)
 

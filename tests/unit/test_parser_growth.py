@@ -23,7 +23,7 @@ FACTOR = 8
 MOST = 20
 """Times as much CPU as eight times the size may cost; halfway, on a logarithmic scale, to quadratic growth."""
 
-LEAST_SECONDS = 0.002
+LEAST_SECONDS = 0.001
 """A trap is repeated for at least so long, since shorter times are mostly noise."""
 
 HEAD = b"From: a@x.example\r\nSubject: s\r\n"
@@ -137,7 +137,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     """CPU seconds of ``work`` once, the least of several tries."""
     rounds, passed = 0, 0.0
     best = float("inf")
-    while passed < LEAST_SECONDS or rounds < 3:
+    while passed < LEAST_SECONDS or rounds < 2:
         start = time.thread_time()
         work()
         spent = time.thread_time() - start
