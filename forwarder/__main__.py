@@ -23,7 +23,7 @@ from forwarder.sender import Sender
 from forwarder.webhook import Webhook
 from forwarder.worker import ForwarderWorker, run_for_ever
 from shared.checks import check_api, check_configuration, check_database, check_redis, print_checks
-from shared.log import configure, get_logger
+from shared.log import configure, get_logger, report_crashes
 from shared.message_store import MessageStore
 from shared.metrics import QueueCollector
 from shared.plunk_api import PlunkApi
@@ -56,6 +56,7 @@ def main(context: click.Context, workers: int, check: bool) -> None:
         sys.exit(CANNOT_START)
     context.obj = settings
     configure(settings.log_format, settings.log_level, process="forwarder")
+    report_crashes()
     if check:
         sys.exit(
             print_checks([*check_configuration(), check_redis(settings), check_database(settings), check_api(settings)])

@@ -21,7 +21,7 @@ from ingress.checks import check_all
 from ingress.limits import raise_file_limit, room_for_connections
 from ingress.server import IngressServer, StartError
 from shared.checks import check_configuration, print_checks
-from shared.log import configure, get_logger
+from shared.log import configure, get_logger, report_crashes
 from shared.probes import ProbeServer
 from shared.redis_connection import connect, look_at_durability
 from shared.settings import Settings, SettingsError, load_settings
@@ -56,6 +56,7 @@ def main(check: bool, child: bool) -> None:
             click.echo(mistake, err=True)
         sys.exit(CANNOT_START)
     configure(settings.log_format, settings.log_level, process="ingress")
+    report_crashes()
     if check:
         sys.exit(print_checks([*check_configuration(), *check_all(settings)]))
     if settings.ingress_processes > 1 and not child:

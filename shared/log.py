@@ -11,8 +11,10 @@ import json
 import logging
 import re
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import nullcontext
+from types import TracebackType
 from typing import Any, Final, Literal, cast
 
 import orjson
@@ -142,6 +144,23 @@ def configure(log_format: Literal["auto", "pretty", "json"], level: str, *, proc
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
+
+
+def report_crashes() -> None:
+    """What ends this process or a thread of it unforeseen is logged as everything else is, without secrets.
+
+    Python's own report would print the exception's text as it is.
+    """
+
+    def report(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None or issubclass(kind, KeyboardInterrupt | SystemExit):
+            return
+        get_logger(__name__).critical("Process crashed", exc_info=(kind, error, trace))
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+
+    sys.excepthook = report
+    threading.excepthook = lambda args: report(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

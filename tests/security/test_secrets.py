@@ -240,6 +240,36 @@ def test_a_process_with_broken_configuration_ends_in_words_and_not_in_a_tracebac
     assert re.fullmatch(r"DATABASE_URL: must be .*\n", finished.stderr)
 
 
+@pytest.mark.parametrize("where", ["main thread", "another thread", "event loop"])
+@pytest.mark.parametrize("log_format", ["json", "pretty"])
+def test_a_crash_report_holds_no_secret(where: str, log_format: str) -> None:
+    code = f"""
+import asyncio, threading
+from shared.log import configure, report_crashes
+configure({log_format!r}, "debug", process="ingress")
+report_crashes()
+def crash():
+    raise RuntimeError("redis://:hunter2@h:1 Bearer {DEMO_SECRET}")
+async def in_loop():
+    asyncio.get_running_loop().call_soon(crash)
+    await asyncio.sleep(0.01)
+if {where!r} == "another thread":
+    threading.Thread(target=crash).start()
+elif {where!r} == "event loop":
+    asyncio.run(in_loop())
+else:
+    crash()
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    said = finished.stdout + finished.stderr
+    assert "RuntimeError" in said
+    assert "[redacted]" in said
+    assert "hunter2" not in said
+    assert DEMO_SECRET not in said
+
+
 def test_every_setting_that_holds_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
     assert {"DATABASE_URL", "REDIS_URL"} <= set(FILE_SETTINGS)
     for name in ("DATABASE_URL", "REDIS_URL"):
