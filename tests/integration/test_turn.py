@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from forwarder.batch import BatchForwarder
 from forwarder.sender import Outcome
+from sandbox.processes import wait_until
 from sandbox.redis_server import RedisServer
+from sandbox.stack import DEMO_PROJECT, Stack
 from shared.message_store import MessageStore
 from shared.plunk_api import RateLimit
 from shared.queued_message import QueuedMessage, State, StoredMessage, new_message_id
@@ -153,3 +157,32 @@ def test_an_answer_that_tells_of_the_limits_end_slows_the_project_before_a_429(s
     assert 8 <= near <= 12, "what was left, give or take what was under way"
     assert store.depth().waiting == 60 - near
     assert float(store.redis.hget("q:pace:near", "rate") or 0) == pytest.approx(0.1, abs=0.03)
+
+
+def test_a_worker_stays_through_a_restart_of_redis(tmp_path: Path) -> None:
+    """It remembers what it sent while Redis was away, so it must not be another process afterwards."""
+    stack = Stack(tmp_path, tls=False)
+    try:
+        stack.start_services()
+        stack.start_forwarder()
+
+        def workers() -> list[str]:
+            command = ["ps", "-o", "pid=", "--ppid", str(stack.forwarder.process.pid)]
+            return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+
+        wait_until(lambda: len(workers()) == 1, timeout=30, what="the worker")
+        before = workers()
+        wait_until(
+            lambda: stack.redis.client().scard("rq:workers:plunk-smtp") == 1, timeout=30, what="a worker that waits"
+        )
+        stack.redis.kill()
+        wait_until(lambda: "going on" in stack.forwarder.output(), timeout=30, what="a worker that noticed")
+        stack.redis.start()
+        body = b'{"from":"a@example.com","to":["b@x.example"],"subject":"s","body":"<p>b</p>"}'
+        store = MessageStore(stack.redis.client(), "plunk-smtp")
+        store.accept([message(DEMO_PROJECT, body=body)])
+        wait_until(stack.api.sent, timeout=30, what="the mail")
+        assert workers() == before
+        assert stack.forwarder.process.stop() == 0
+    finally:
+        stack.stop()
