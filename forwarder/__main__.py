@@ -209,7 +209,7 @@ def failed_list(settings: Settings, project: str, reason: str, as_json: bool) ->
             continue
         click.echo(
             f"{told['id']}  {told['died_at'] or told['last_attempt_at']}  {told['project']}  "
-            f"{told['from']} → {', '.join(told['to'])}  {_times(stored.attempts)}  {_words(stored)}"
+            f"{told['from']} → {', '.join(told['to'])}  {_times(stored.attempts)}  {_words(stored, with_code=False)}"
         )
 
 
@@ -242,10 +242,11 @@ def failed_show(settings: Settings, message_id: str, as_json: bool) -> None:
     click.echo(stored.message.body.decode("utf-8", "replace"))
 
 
-def _words(stored: StoredMessage) -> str:
+def _words(stored: StoredMessage, *, with_code: bool = True) -> str:
     """The API's last words: status, code and message."""
     answer = stored.last_answer or {}
-    return " ".join(str(answer[name]) for name in ("status", "code", "message") if answer.get(name)) or "-"
+    names = ("status", "code", "message") if with_code else ("status", "message")
+    return " ".join(str(answer[name]) for name in names if answer.get(name)) or "-"
 
 
 def _times(attempts: int) -> str:
