@@ -29,6 +29,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "scale": scale.measure,
     "parser": parser.measure,
 }
+HOME: Final = Path(__file__).parent
 SCALES: Final = {"full": FULL, "quick": QUICK, "tiny": TINY}
 
 
@@ -37,7 +38,11 @@ SCALES: Final = {"full": FULL, "quick": QUICK, "tiny": TINY}
 @click.option("--scale", "scale_name", type=click.Choice(list(SCALES)), default="full", show_default=True)
 @click.option("--runs", type=int, help="Interleaved runs of each measure; the medians count.")
 @click.option("--endurance", type=int, help="Messages over which growth of memory is looked for (full: 50,000).")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder of the results (default: benchmarks/).")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder of the results (default: benchmarks/ for a full run of everything, .bench/ for less).",
+)
 def main(names: tuple[str, ...], scale_name: str, runs: int | None, endurance: int | None, output: Path | None) -> None:
     """Measure; without NAMES, everything."""
     size = SCALES[scale_name]
@@ -55,7 +60,8 @@ def main(names: tuple[str, ...], scale_name: str, runs: int | None, endurance: i
                 found[name] = Report(skipped=[f"{name} failed: {type(error).__name__}: {error}"])
                 click.echo(found[name].skipped[0], err=True)
             click.echo(f"{name}: {time.monotonic() - began:.0f} s", err=True)
-    folder = output or Path(__file__).parent
+    is_whole = scale_name == "full" and not names
+    folder = output or (HOME if is_whole else ROOT / ".bench")
     folder.mkdir(parents=True, exist_ok=True)
     about = report.About(
         began=started,
@@ -68,6 +74,9 @@ def main(names: tuple[str, ...], scale_name: str, runs: int | None, endurance: i
     )
     (folder / "RESULTS.md").write_text(report.markdown(found, about), "utf-8")
     charts = report.write_charts(found, folder)
+    if folder == HOME:
+        readme = ROOT / "README.md"
+        readme.write_text(report.with_sentence(readme.read_text("utf-8"), found, about), "utf-8")
     click.echo(report.summary(found))
     click.echo(f"Written: {folder / 'RESULTS.md'}" + "".join(f", {path}" for path in charts), err=True)
     sys.exit(1 if any(" failed: " in line for one in found.values() for line in one.skipped) else 0)
@@ -89,7 +98,7 @@ def _commit() -> str:
     if not (commit := git("rev-parse", "--short", "HEAD")):
         return "unknown"
     # What the benchmark itself writes is no change of what is measured.
-    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/RESULTS.md", ":!benchmarks/chart.*")
+    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/RESULTS.md", ":!benchmarks/chart.*", ":!README.md")
     return commit + (" with uncommitted changes" if changed else "")
 
 

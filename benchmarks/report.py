@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.world import Report, Row, Target
+from benchmarks.measures import accept
+from benchmarks.world import Report, Row, Target, median
 
 TITLES: Final = {
     "accept": "Durable accept",
@@ -22,8 +24,6 @@ TITLES: Final = {
     "parser": "Parser",
 }
 OURS, OTHER, BOUND = "#1a7f5a", "#8a8f98", "#d5d8dc"
-BOUNDS: Final = ("plain aiosmtpd", "bare sink")
-"""Not relays: they throw the mail away. Left out of the chart, since the bare sink would hide everything else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +91,44 @@ def summary(found: Mapping[str, Report]) -> str:
     return "\n".join(lines + [f"skipped     {line}" for one in found.values() for line in one.skipped])
 
 
+def with_sentence(readme: str, found: Mapping[str, Report], about: About) -> str:
+    """The README with its line of results written anew, between its two marks."""
+    line = sentence(found, about)
+    return re.sub(r"(?s)(<!-- bench -->\n).*?(<!-- /bench -->)", lambda marks: marks[1] + line + marks[2], readme)
+
+
+def sentence(found: Mapping[str, Report], about: About) -> str:
+    """The results in a sentence or two, each number the median ratio of the runs, better or worse."""
+
+    def values(name: str, measure: str, what: str) -> tuple[float, ...]:
+        rows = found[name].rows if name in found else []
+        return next((row.values for row in rows if row.measure.startswith(measure) and row.what.startswith(what)), ())
+
+    def times(name: str, measure: str, peer: str) -> str:
+        pairs = zip(values(name, measure, "relay"), values(name, measure, peer), strict=False)
+        ratios = [ours / theirs for ours, theirs in pairs if theirs]
+        return f"{median(ratios):.1f}" if ratios else "–"
+
+    accepts = ("Durable accept, kept connections", "Durable accept, a connection a message")
+    kept, fresh = (median(values("accept", measure, "relay")) for measure in accepts)
+    node = [times("accept", measure, "node peer") for measure in accepts]
+    postfix = [times("accept", measure, "Postfix") for measure in accepts]
+    large = median(values("large", "10 MB message", "relay"))
+    drained = median(values("drain", "Backlog of", "relay"))
+    day = time.strftime("%Y-%m-%d", time.gmtime(about.began))
+    judged = [target for one in found.values() for target in one.targets if target.met is not None]
+    machine = about.machine.partition(" (")[0]
+    lines = (
+        f"On {machine} that clients, Redis and PostgreSQL share ({day}, commit {about.commit}):",
+        f"{number(kept)} durably accepted messages a second on kept connections, {number(fresh)} with one each;",
+        f"{node[0]} and {node[1]} times the original's shape, {postfix[0]} and {postfix[1]} times Postfix.",
+        f"A 10 MB message takes {number(large)} ms, a backlog goes out at {number(drained)} a second.",
+        f"{sum(bool(target.met) for target in judged)} of {len(judged)} targets are met:",
+        "[benchmarks/RESULTS.md](benchmarks/RESULTS.md).",
+    )
+    return "\n".join(lines) + "\n"
+
+
 def write_charts(found: Mapping[str, Report], folder: Path) -> list[Path]:
     """``chart.png`` and ``chart.svg`` of the comparisons; [] without matplotlib or anything to show."""
     panels = _panels(found)
@@ -130,7 +168,7 @@ def _panels(found: Mapping[str, Report]) -> list[tuple[str, str, list[Row]]]:
         rows = [
             row
             for row in (found[name].rows if name in found else [])
-            if row.measure.startswith(measure) and row.what not in BOUNDS
+            if row.measure.startswith(measure) and row.what not in accept.BOUNDS
         ]
         if len(rows) > 1:
             panels.append((title, unit, rows))

@@ -31,10 +31,14 @@ MULTIPROCESS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Where the ingress processes leave their metrics for the parent to add up."""
 
 M_MMAP_THRESHOLD: Final = -3
+M_ARENA_MAX: Final = -8
 """From glibc's malloc.h."""
 
 MMAP_THRESHOLD: Final = 256 * 1024
 """Bytes from which a block is the system's own."""
+
+ARENAS: Final = 2
+"""Heaps of one process: threads that take turns for the interpreter need no more."""
 
 log = get_logger(__name__)
 
@@ -102,7 +106,9 @@ def give_memory_back() -> None:
     glibc keeps ever larger ones for itself once one was freed, so that a burst of large messages would stay resident.
     """
     try:
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+        libc.mallopt(M_ARENA_MAX, ARENAS)
     except (OSError, AttributeError):
         log.debug("Not glibc: its memory is its own affair")
 

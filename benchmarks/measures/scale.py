@@ -51,7 +51,7 @@ def _waiting(world: World, report: Report) -> None:
     many = world.scale.count(MANY, least=2 * FEW)
     accepted: dict[int, list[float]] = {FEW: [], many: []}
     forwarded: dict[int, list[float]] = {FEW: [], many: []}
-    windows = max(1, (world.scale.runs + 1) // 2)
+    windows = max(1, world.scale.runs // 2)
     with world.api() as api:
         for waiting in (FEW, many, FEW):
             world.empty_redis()
@@ -114,10 +114,10 @@ def _idle_connections(world: World, report: Report) -> None:
     kilobytes: list[float] = []
     limits = {"MAX_CONNECTIONS": str(count + 100), "MAX_CONNECTIONS_PER_IP": str(count + 100)}
     with world.api() as api:
-        for _ in range(max(1, (world.scale.runs + 1) // 2)):
+        for _ in range(max(1, world.scale.runs // 3)):
             world.empty_redis()
             with world.role("ingress", api, **limits) as ingress:
-                hold = 4.0 + count / 500
+                hold = 2.0 + count / 700
                 window = world.window(seconds=hold, warm_up=hold)
                 load = Load(
                     port=ingress.port, connections=1, limit=1, **world.window(seconds=20, warm_up=0), **world.login

@@ -13,6 +13,7 @@ class Sink(asyncio.Protocol):
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._in_data = False
+        self._scanned = 0
         self._transport: Any = None
 
     def connection_made(self, transport: Any) -> None:
@@ -24,9 +25,11 @@ class Sink(asyncio.Protocol):
         out = bytearray()
         while True:
             if self._in_data:
-                end = self._buffer.find(b"\r\n.\r\n")
+                end = self._buffer.find(b"\r\n.\r\n", self._scanned)
                 if end < 0:
+                    self._scanned = max(0, len(self._buffer) - 4)
                     break
+                self._scanned = 0
                 del self._buffer[: end + 5]
                 self._in_data = False
                 out += b"250 Message accepted\r\n"

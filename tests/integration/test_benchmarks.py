@@ -60,6 +60,19 @@ def test_results_tell_what_was_met_what_was_not_and_what_was_skipped() -> None:
     assert report.summary({"accept": found}).splitlines()[0].startswith("not met")
 
 
+def test_the_readme_gets_its_line_between_the_marks() -> None:
+    found = Report()
+    for measure in accept.PATTERNS:
+        for what, values in (("relay", [10, 30, 20]), ("node peer", [5, 5, 5]), ("Postfix", [10, 10, 10])):
+            found.row(f"Durable accept, {measure}", what, "msg/s", values)
+    readme = report.with_sentence("a\n<!-- bench -->\nold\n<!-- /bench -->\nb", {"accept": found}, ABOUT)
+    assert "old" not in readme
+    assert "4.0 and 4.0 times the original's shape, 2.0 and 2.0 times Postfix" in readme
+    assert readme.startswith("a\n<!-- bench -->\nOn 2 cores")
+    assert readme.endswith("\n<!-- /bench -->\nb")
+    assert "<!-- bench -->\n" in (ROOT / "README.md").read_text("utf-8")
+
+
 def test_a_row_knows_its_median() -> None:
     assert Row(measure="m", what="w", unit="u", values=(1, 100, 2)).median == 2
 
