@@ -18,7 +18,7 @@ help:
 	@echo "make soak      30 minutes of random faults under load (SOAK_SECONDS, SOAK_SEED); the books must balance"
 	@echo "make fuzz      hostile input for an hour (FUZZ_SECONDS=600: ten minutes a file of tests/fuzz)"
 	@echo "make check     ruff and mypy"
-	@echo "make bench     the relay beside its peers, 15 min (QUICK=1: 3 min; BENCH='accept large': only these)"
+	@echo "make bench     the relay beside its peers, 22 min (QUICK=1: 4 min; BENCH='accept large': only these)"
 	@echo "make docs      write the settings table anew"
 	@echo "make lock      lock the dependencies' hashes (UPGRADE=1: newest versions)"
 	@echo "make audit     look the locked dependencies up for known vulnerabilities"

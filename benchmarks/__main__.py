@@ -37,7 +37,7 @@ SCALES: Final = {"full": FULL, "quick": QUICK, "tiny": TINY}
 @click.argument("names", nargs=-1, type=click.Choice(list(MEASURES)))
 @click.option("--scale", "scale_name", type=click.Choice(list(SCALES)), default="full", show_default=True)
 @click.option("--runs", type=int, help="Interleaved runs of each measure; the medians count.")
-@click.option("--endurance", type=int, help="Messages over which growth of memory is looked for (full: 50,000).")
+@click.option("--endurance", type=int, help="Messages over which growth of memory is looked for (full: 60,000).")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),

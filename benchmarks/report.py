@@ -119,6 +119,8 @@ def sentence(found: Mapping[str, Report], about: About) -> str:
     judged = [target for one in found.values() for target in one.targets if target.met is not None]
     machine = about.machine.partition(" (")[0]
     lines = (
+        "![Messages a second and milliseconds of the relay and its peers](benchmarks/chart.svg)",
+        "",
         f"On {machine} that clients, Redis and PostgreSQL share ({day}, commit {about.commit}):",
         f"{number(kept)} durably accepted messages a second on kept connections, {number(fresh)} with one each;",
         f"{node[0]} and {node[1]} times the original's shape, {postfix[0]} and {postfix[1]} times Postfix.",

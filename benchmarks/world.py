@@ -40,7 +40,7 @@ class Scale:
     warm_up: float = 1.0
     factor: float = 1.0
     """By which counts of messages, connections and bytes are multiplied."""
-    endurance: int = 50_000
+    endurance: int = 60_000
     """Messages over which growth is looked for."""
     load_start: float = 1.0
     """Seconds that a load process gets for starting and connecting before it warms up."""

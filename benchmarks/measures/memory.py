@@ -112,10 +112,10 @@ def _growth(world: World, report: Report) -> None:
                 ingress_mb.append(resident_mb(ingress.process.pid))
                 worker_mb.append(resident_mb(forwarder.pids()[1]))
     for name, values in (("ingress process", ingress_mb), ("forwarder worker", worker_mb)):
-        # The first third fills caches and arenas; what comes after is growth.
-        settled = values[samples // 3 :]
+        # The first half fills caches and arenas; what comes after is growth.
+        settled = values[samples // 2 :]
         slope = _slope(settled) / (count / samples) * ENDURANCE
-        note = f"{slope:+.1f} MB over {ENDURANCE:,} messages by the slope of the last two thirds"
+        note = f"{slope:+.1f} MB over {ENDURANCE:,} messages by the slope of the second half"
         world.say(f"  {name}: {values[0]:.1f} … {values[-1]:.1f} MB, {note}")
         report.row(f"Resident memory over {count:,} messages", name, "MiB", values, note)
         judged = count >= 20_000

@@ -68,7 +68,8 @@ def test_the_readme_gets_its_line_between_the_marks() -> None:
     readme = report.with_sentence("a\n<!-- bench -->\nold\n<!-- /bench -->\nb", {"accept": found}, ABOUT)
     assert "old" not in readme
     assert "4.0 and 4.0 times the original's shape, 2.0 and 2.0 times Postfix" in readme
-    assert readme.startswith("a\n<!-- bench -->\nOn 2 cores")
+    assert readme.startswith("a\n<!-- bench -->\n![")
+    assert "On 2 cores" in readme
     assert readme.endswith("\n<!-- /bench -->\nb")
     assert "<!-- bench -->\n" in (ROOT / "README.md").read_text("utf-8")
 
