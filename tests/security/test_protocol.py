@@ -283,7 +283,7 @@ def test_a_line_without_end_is_not_kept(plain_relay: Stack, before: bytes) -> No
 def with_extra_ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, int, int]]:
     submission = free_port()
     secure = next(port for port in (free_port(base * 1000 + 465) for base in range(21, 32)) if port % 1000 == 465)
-    stack = Stack(tmp_path_factory.mktemp("ports"), PORTS_EXTRA=f"{submission}, {secure}")
+    stack = Stack(tmp_path_factory.mktemp("ports"), PORTS_EXTRA=f"{submission}, {secure}", HOST="::")
     try:
         stack.start_services()
         stack.start_ingress()
@@ -303,6 +303,22 @@ def test_extra_ports_are_as_their_models(with_extra_ports: tuple[Stack, int, int
     with Wire(secure, tls=context) as wire:
         assert wire.login().startswith("235")
         assert wire.message(simple(subject="2465")).startswith("250")
+
+
+def test_the_address_of_all_listens_on_ipv4_and_ipv6(with_extra_ports: tuple[Stack, int, int]) -> None:
+    stack, submission, _ = with_extra_ports
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        try:
+            probe = socket.create_server((address, 0), family=family)
+        except OSError:
+            continue
+        probe.close()
+        with socket.create_connection((address, submission), timeout=20) as client:
+            assert client.recv(100).startswith(b"220 ")
+            # Refused twenty times, so that the client's address is logged in its one form.
+            client.sendall(b"x\r\n" * MAX_ERRORS)
+            logged = f'"peer":"{address}"'
+            wait_until(lambda: logged in stack.ingress.output(), timeout=20, what=logged)  # noqa: B023
 
 
 # What clients are told of our troubles: nothing
