@@ -124,6 +124,7 @@ class Replies(Enum):
     CONTROL_HEADER = Reply(550, "5.6.0", "{header}: {reason}")
     TOO_MANY_ATTACHMENTS = Reply(552, "5.3.4", "Too many attachments: {count}, at most {limit}")
     ATTACHMENTS_TOO_LARGE = Reply(552, "5.3.4", "Attachments too large: {size} bytes in base64, at most {limit}")
+    CALL_TOO_LARGE = Reply(552, "5.3.4", "Message too large for the API: {size} bytes as JSON, at most {limit}")
 
     # Preflight and queue
     REFUSED = Reply(554, "5.0.0", "Transaction failed: {message}")

@@ -24,6 +24,9 @@ MAX_HEADERS: Final = 50
 MAX_HEADER_VALUE: Final = 998
 """The API's limits, in UTF-16 units: it counts as JavaScript does."""
 
+MAX_CALL_BYTES: Final = 50 * 1024 * 1024
+"""The API's limit of one request's JSON, in bytes."""
+
 STANDARD_HEADERS: Final = frozenset(
     {
         *("from", "to", "cc", "bcc", "subject", "reply-to", "sender"),
@@ -105,6 +108,9 @@ def parse(raw: bytes, *, recipients: Sequence[str], limits: Limits = Limits()) -
     if custom_headers:
         fields["headers"] = custom_headers
     fields |= control.api_fields()
+    call = _json(fields, attachments)
+    if len(call) > MAX_CALL_BYTES:
+        raise Replies.CALL_TOO_LARGE.error(size=len(call), limit=MAX_CALL_BYTES)
     return ParsedMessage(
         sender=sender,
         from_domains=from_domains,
@@ -113,7 +119,7 @@ def parse(raw: bytes, *, recipients: Sequence[str], limits: Limits = Limits()) -
         idempotency_key=control.idempotency_key,
         drop=control.drop,
         headers_left_out=tuple(left_out),
-        body=_json(fields, attachments),
+        body=call,
     )
 
 

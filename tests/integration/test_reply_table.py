@@ -320,6 +320,8 @@ TRANSCRIPTS: dict[Replies, Callable[[Relays], list[str]]] = {
     Replies.CONTROL_HEADER: sent(simple(extra="X-Plunk-Data: [1]\r\n")),
     Replies.TOO_MANY_ATTACHMENTS: attachments(11, 1),
     Replies.ATTACHMENTS_TOO_LARGE: attachments(2, MIB // 2 + 1000, narrow=True),
+    # Each byte is six as JSON.
+    Replies.CALL_TOO_LARGE: sent(simple(extra="Content-Type: text/html\r\n", body=("\x01" * 900 + "\r\n") * 10_500)),
     Replies.REFUSED: preflight_fault("status", status=404),
     Replies.DEFERRED: preflight_fault("status", status=500, narrow=True),
     Replies.API_UNREACHABLE: preflight_fault("drop"),

@@ -114,6 +114,7 @@ def test_the_limits_are_the_codes() -> None:
         "nested multiparts": structure.MAX_DEPTH,
         "headers of a part": structure.MAX_HEADERS,
         "bytes of a part's headers": structure.MAX_HEADER_BYTES,
+        "bytes of the call's JSON": parser.MAX_CALL_BYTES,
     }
 
 
