@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -47,19 +48,6 @@ def test_an_unknown_outcome_is_held_for_a_person_who_asks_for_another_mail(
         keys = [mail["idempotency_key"] for mail in stack.api.sent()]
         assert keys[1] == f"{keys[0]}.2"
         wait_until(lambda: not store.depth().undelivered and not store.dead_ids(), timeout=20, what="an empty store")
-
-
-def test_an_unknown_outcome_is_tried_again_with_the_next_key(bench: Stack) -> None:
-    """ON_AMBIGUOUS=retry, the default: at least once, by the API's own contract."""
-    stack = bench
-    stack.start_ingress()
-    stack.start_forwarder()
-    stack.api.fail("status_after", status=500, times=1)
-    (subject,) = send_many(stack, 1)
-    wait_until(lambda: len(stack.api.sent()) == 2, timeout=60, what="the second mail")
-    keys = [mail["idempotency_key"] for mail in stack.api.sent() if mail["body"]["subject"] == subject]
-    assert keys[1] == f"{keys[0]}.2"
-    wait_until(lambda: not stack.queued(), timeout=20, what="an empty store")
 
 
 def test_an_api_killed_in_the_middle_of_its_work(bench: Stack, books: Settle) -> None:
@@ -104,37 +92,50 @@ def test_an_api_restarted_under_way(bench: Stack, books: Settle) -> None:
     books("API restarted under way", stack, subjects, prefix=f"{stack.queue_name}-", within=90)
 
 
-@pytest.mark.parametrize(
-    ("name", "api"),
-    [("API's name does not resolve", "http://plunk-api.invalid:3000"), ("API refuses connections", "http://127.0.0.1")],
-    ids=["dns", "refused"],
-)
-def test_an_api_that_cannot_be_reached(make_relay: MakeRelay, books: Settle, name: str, api: str) -> None:
+def test_an_api_that_cannot_be_reached(make_relay: MakeRelay, books: Settle) -> None:
     """Before the 250 it is 451; after it the mail waits until the forwarder is told a better address."""
-    uri = api if api.count(":") > 1 else f"{api}:{free_port()}"
-    stack = make_relay(PREFLIGHT_TIMEOUT="1")
-    lost = Role("ingress", stack.directory, {**stack.environ, "API_URI": uri})
+    wrong = {
+        "API's name does not resolve": "http://plunk-api.invalid:3000",
+        "API refuses connections": f"http://127.0.0.1:{free_port()}",
+    }
+    relays = {name: make_relay(PREFLIGHT_TIMEOUT="1") for name in wrong}
+    lost = {
+        name: Role("forwarder", stack.directory, {**stack.environ, "API_URI": wrong[name]}, "--workers", "1")
+        for name, stack in relays.items()
+    }
+    given = {}
     try:
-        lost.start(ready_text="SMTP server listening on port")
-        with Wire(stack.port_submission) as wire:
-            wire.login()
-            assert wire.message(simple()).startswith("451 4.4.1")
+        for name, stack in relays.items():
+            role = Role("ingress", stack.directory, {**stack.environ, "API_URI": wrong[name]})
+            with misled(role), Wire(stack.port_submission) as wire:
+                wire.login()
+                assert wire.message(simple()).startswith("451 4.4.1")
+            stack.start_ingress()
+            given[name] = send_many(stack, 5)
+            lost[name].start(ready_text="Forwarder started")
+        for stack in relays.values():
+            with stack.redis.client() as client:
+                store = MessageStore(client, stack.queue_name)
+                wait_until(lambda store=store: store.depth().retries == 5, timeout=60, what="five that wait", poll=0.1)
+                assert {stored.attempts for stored in store.load(all_ids(store))} == {1}  # type: ignore[union-attr]
     finally:
-        assert lost.process.stop() == 0
-    stack.start_ingress()
-    subjects = send_many(stack, 5)
-    wrong = Role("forwarder", stack.directory, {**stack.environ, "API_URI": uri}, "--workers", "1")
+        codes = [role.process.stop() for role in lost.values()]
+    assert codes == [0, 0]
+    assert next(iter(relays.values())).api.sent() == []
+    for stack in relays.values():
+        stack.start_forwarder()
+    for name, stack in relays.items():
+        books(name, stack, given[name], prefix=f"{stack.queue_name}-")
+
+
+@contextmanager
+def misled(role: Role) -> Iterator[None]:
+    """A role that runs with a wrong address while the block does."""
     try:
-        wrong.start(ready_text="Forwarder started")
-        with stack.redis.client() as client:
-            store = MessageStore(client, stack.queue_name)
-            wait_until(lambda: store.depth().retries == 5, timeout=60, what="five that wait", poll=0.1)
-            assert {stored.attempts for stored in store.load(all_ids(store)) if stored} == {1}  # type: ignore[union-attr]
+        role.start(ready_text="SMTP server listening on port")
+        yield
     finally:
-        assert wrong.process.stop() == 0
-    assert stack.api.sent() == []
-    stack.start_forwarder()
-    books(name, stack, subjects, prefix=f"{stack.queue_name}-")
+        assert role.process.stop() == 0
 
 
 def all_ids(store: MessageStore) -> list[str]:
