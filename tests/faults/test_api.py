@@ -57,7 +57,11 @@ def test_an_api_killed_in_the_middle_of_its_work(bench: Stack, books: Settle) ->
     stack.start_forwarder()
     stack.api.fail("latency", seconds=30, times=3)
     subjects = send_many(stack, 3)
-    wait_until(lambda: sends(stack) == 3, timeout=30, what="three calls under way")
+    records = stack.api.records
+    # Not by its count of requests: a call has its key only when the API has looked its project up.
+    wait_until(
+        lambda: records.exists() and len(records.read_text("utf-8").splitlines()) == 3, timeout=30, what="three keys"
+    )
     stack.api.process.kill()
     stack.api.start()
     with stack.redis.client() as client:
@@ -67,7 +71,6 @@ def test_an_api_killed_in_the_middle_of_its_work(bench: Stack, books: Settle) ->
     assert stack.api.sent() == []
     # The API's people settle what its death left open: nothing was sent, so the keys are released.
     stack.api.process.kill()
-    records = stack.api.records
     for entry in [json.loads(line) for line in records.read_text("utf-8").splitlines()]:
         with records.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**entry, "status": 409}) + "\n")
@@ -187,7 +190,8 @@ def test_what_the_api_refuses_for_good_is_a_dead_letter_that_can_be_retried(benc
 
     listed = forwarder("failed", "list")
     message_id = listed.split()[0]
-    assert "402 Billing limit reached" in listed
+    assert "402" in listed
+    assert "Billing limit reached" in listed
     assert f'"subject":"{subject}"' in forwarder("failed", "show", message_id)
     assert "dead letters  1" in forwarder("status", "--verify")
     assert forwarder("failed", "retry", "--all", "--reason", "billing") == "1 queued again\n"
