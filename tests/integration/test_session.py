@@ -72,7 +72,8 @@ def test_each_command_has_its_reply(plain_relay: Stack, line: str, begins: str) 
     with Wire(plain_relay.port_submission) as wire:
         assert wire.login().startswith("235 2.7.0")
         assert wire.say(line).startswith(begins)
-        assert wire.say("NOOP").startswith("250") or "\n" in line
+        # After a bare LF the connection is closed.
+        assert "\n" in line or wire.say("NOOP").startswith("250")
 
 
 def test_mail_needs_authentication_and_ehlo(plain_relay: Stack) -> None:
