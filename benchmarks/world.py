@@ -44,8 +44,10 @@ class Scale:
     """Messages over which growth is looked for."""
     load_start: float = 1.0
     """Seconds that a load process gets for starting and connecting before it warms up."""
-    processes: int = CORES
-    """Ingress processes and forwarder workers where all cores are meant."""
+    processes: int = max(1, CORES // 2)
+    """Ingress processes where the whole machine is meant: Redis, PostgreSQL and the clients need the other cores."""
+    workers: int = CORES
+    """Forwarder workers where the whole machine is meant."""
     with_peers: bool = True
     """Whether other relays are measured too."""
 
@@ -56,7 +58,15 @@ class Scale:
 FULL: Final = Scale()
 QUICK: Final = Scale(runs=1, seconds=1.5, warm_up=0.5, factor=0.1, endurance=6_000)
 TINY: Final = Scale(
-    runs=1, seconds=0.2, warm_up=0.05, factor=0.002, endurance=60, load_start=0.6, processes=1, with_peers=False
+    runs=1,
+    seconds=0.2,
+    warm_up=0.05,
+    factor=0.002,
+    endurance=60,
+    load_start=0.6,
+    processes=1,
+    workers=1,
+    with_peers=False,
 )
 """For the test that the measures still run at all."""
 

@@ -19,7 +19,7 @@ def measure(world: World) -> Report:
     has_node = True
     with world.api() as api:
         for run in range(world.scale.runs):
-            rate, _ = forwarding_rate(world, api, backlog, workers=world.scale.processes)
+            rate, _ = forwarding_rate(world, api, backlog, workers=world.scale.workers)
             ours.append(rate)
             if has_node:
                 try:
@@ -32,7 +32,7 @@ def measure(world: World) -> Report:
                     has_node = False
                     report.skipped.append(str(missing))
             world.say(f"  run {run + 1}: relay {ours[-1]:.0f} msg/s" + (f", node peer {node[-1]:.0f}" if node else ""))
-    report.row(f"Backlog of {backlog:,} drained", f"relay, {world.scale.processes} workers", "msg/s", ours)
+    report.row(f"Backlog of {backlog:,} drained", f"relay, {world.scale.workers} workers", "msg/s", ours)
     if node:
         report.row(f"Backlog of {backlog:,} drained", "node peer, as it accepts", "msg/s", node)
     report.ratio_target(f"Backlog of {backlog:,} drained at ≥ 1.0 × the node peer's rate", ours, node, least=1.0)

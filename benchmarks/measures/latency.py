@@ -33,7 +33,7 @@ def measure(world: World) -> Report:
             api.reset()
             with (
                 world.role("ingress", api, INGRESS_PROCESSES=str(world.scale.processes)) as ingress,
-                world.role("forwarder", api, "--workers", str(world.scale.processes)),
+                world.role("forwarder", api, "--workers", str(world.scale.workers)),
             ):
                 window = world.window(seconds=WINDOWS * world.scale.seconds)
                 load = Load(port=ingress.port, connections=50, rate=RATE, **window, **world.login)

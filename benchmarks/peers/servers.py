@@ -47,7 +47,7 @@ class Peer(Protocol):
 
 
 class Relay:
-    """This relay's ingress, all checks on, its defaults but for one process a core."""
+    """This relay's ingress, all checks on, its defaults but for the number of processes."""
 
     durable = True
 
