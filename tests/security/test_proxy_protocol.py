@@ -251,7 +251,8 @@ def test_only_trusted_networks_may_speak_for_others(proxied: Stack) -> None:
         with suppress(ConnectionResetError, BrokenPipeError):
             raw.sendall(V1)
             assert raw.recv(100) == b""
-    assert logged(proxied, "Connection refused: 127.0.2.1 is not in PROXY_TRUSTED")
+    refusal = "Connection refused: 127.0.2.1 is not in PROXY_TRUSTED"
+    wait_until(lambda: logged(proxied, refusal), timeout=20, what=refusal)
     with closing(socket.socket()) as raw:
         raw.settimeout(20)
         raw.bind(("127.0.1.9", 0))
