@@ -31,6 +31,7 @@ STANDARD_HEADERS: Final = frozenset(
     {
         *("from", "to", "cc", "bcc", "subject", "reply-to", "sender"),
         *("date", "mime-version", "return-path", "received", "delivered-to", "lines"),
+        *("x-original-to", "envelope-to", "x-envelope-to"),
         *("dkim-signature", "domainkey-signature", "authentication-results", "received-spf", "return-receipt-to"),
     }
 )

@@ -651,7 +651,7 @@ Content-Type: text/rfc822-headers
     {
         "body": div("An abuse report."),
         "attachments": [
-            file("attachment-1", ARF, "message/feedback-report"),
+            file("attachment-1.txt", ARF, "message/feedback-report"),
             file("attachment-2.txt", HEADERS_ONLY, "text/rfc822-headers"),
         ],
     },
