@@ -348,9 +348,10 @@ class Report:
 
     def ratio_target(self, text: str, ours: Sequence[float], peer: Sequence[float], *, least: float) -> None:
         """Judge the median of the ratios within each run."""
-        ratios = [a / b for a, b in zip(ours, peer, strict=False) if b]
+        # A run in which one of them finished nothing (NaN or 0) compares nothing.
+        ratios = [a / b for a, b in zip(ours, peer, strict=False) if b and a == a and b == b]
         if not ratios:
-            self.targets.append(Target(text=text, reached="the peer was not there", met=None))
+            self.targets.append(Target(text=text, reached="the peer was not there, or finished nothing", met=None))
             return
         self.targets.append(Target(text=text, reached=f"{median(ratios):.2f} ×", met=median(ratios) >= least))
 
