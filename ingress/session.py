@@ -55,6 +55,9 @@ TLS_HANDSHAKE: Final = 30.0
 TLS_SHUTDOWN: Final = 3.0
 """Seconds that a client has to answer TLS's good-bye: one that is asleep must not hold up a stop (the loop: 30)."""
 
+LINGER: Final = 2.0
+"""Seconds that a client has to hear the last reply and close its side, after the relay has closed its own."""
+
 log = get_logger(__name__)
 
 
@@ -120,10 +123,14 @@ class SmtpSession(SMTP):
         self._main = self.loop.create_task(self._serve(self._slot.is_free))
 
     def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
         self._last_byte = self.loop.time()
         self._stream.feed(data)
 
     def eof_received(self) -> bool:
+        if self._closing:
+            return False
         self._stream.feed_eof()
         # A client that has said all may still read our answers; TLS has no such half-open state.
         return not self._tls_active
@@ -182,7 +189,23 @@ class SmtpSession(SMTP):
         log.info("Connection closed by the relay", session=self.id, peer=self.peer, reply=str(reply))
         self.transport.write(bytes(self._out) + reply.encode())
         self._out.clear()
-        self.transport.close()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close when the client has, so that it hears the last reply.
+
+        A socket that is closed with unread input resets the connection (RFC 1122 section 4.2.2.13), and what was said
+        before is lost with it: a client in the middle of an upload would never hear why.
+        """
+        if self.transport.is_closing() or self._tls_active or not self.transport.can_write_eof():
+            # TLS says good-bye and waits for the client's (``TLS_SHUTDOWN``).
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.transport.resume_reading()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(LINGER, self.transport.close)
 
     def stop(self) -> None:
         """The server stops: 421 now when the client is idle, after the transaction under way otherwise."""
@@ -209,7 +232,9 @@ class SmtpSession(SMTP):
     async def _serve(self, welcome: bool) -> None:
         try:
             if not welcome:
-                self._hang_up(Replies.TOO_MANY_CONNECTIONS.value)
+                # Nothing of it lingers: a crowd must not hold what there is too little of.
+                self._say(Replies.TOO_MANY_CONNECTIONS.value)
+                self._close()
                 return
             self._say(Replies.GREETING.value.filled(host=self._factory.host))
             while not self._closing:
@@ -239,11 +264,11 @@ class SmtpSession(SMTP):
         except LineTooLong:
             self._refuse(Replies.COMMAND_TOO_LONG.value)
         except BareNewline as error:
-            self._refuse(Replies.COMMAND_BARE_NEWLINE.value)
             if error.ambiguous:
                 # What follows the LF may be an argument to one reader and a command to another: it is neither here.
-                self._close()
+                self._hang_up(Replies.COMMAND_BARE_NEWLINE.value)
                 return
+            self._refuse(Replies.COMMAND_BARE_NEWLINE.value)
         except SmtpError as error:
             self._refuse(error.reply)
         except ClientGone:

@@ -125,6 +125,17 @@ def test_garbage_ends_in_421(plain_relay: Stack) -> None:
         assert wire.reply().startswith("421 4.7.0")
 
 
+def test_the_last_reply_reaches_a_client_that_talks_on(plain_relay: Stack) -> None:
+    # More than the relay's and the kernel's buffers hold: closing on it would reset the connection, reply and all.
+    with Wire(plain_relay.port_submission) as wire:
+        wire.send(b"FOO BAR\r\n" * 1_000_000)
+        replies = []
+        while reply := wire.reply():
+            replies.append(reply)
+        assert replies[-1].startswith("421 4.7.0")
+        assert {reply[:3] for reply in replies[:-1]} == {"500"}
+
+
 def test_a_command_without_end_is_bounded_and_refused(plain_relay: Stack) -> None:
     with Wire(plain_relay.port_submission) as wire:
         for _ in range(100):
