@@ -67,7 +67,7 @@ class ParsedMessage:
     sender: str
     """The header From's first address, its domain in A-labels."""
     from_domains: tuple[str, ...]
-    """Domains of all addresses in headers From and Sender, lower-case A-labels: each must be verified."""
+    """Domains of all addresses in header From, lower-case A-labels: each must be verified."""
     message_id: str
     """The client's Message-ID, "" where there is none."""
     subject: str
@@ -85,7 +85,7 @@ def parse(raw: bytes, *, recipients: Sequence[str], limits: Limits = Limits()) -
     headers = parts[0].headers
     control = read_control(headers)
     senders = [box for value in headers.get_all("from") for box in parse_addresses(value)]
-    sender, from_domains = _sender(senders, headers)
+    sender, from_domains = _sender(senders)
     subject = _subject(headers, required=control.template is None)
     texts, files = read_contents(parts)
     body = to_body(texts)
@@ -142,7 +142,7 @@ def _json(fields: dict[str, Any], attachments: list[Attachment]) -> bytes:
     return b"".join(pieces)
 
 
-def _sender(senders: list[Mailbox], headers: Headers) -> tuple[str, tuple[str, ...]]:
+def _sender(senders: list[Mailbox]) -> tuple[str, tuple[str, ...]]:
     if not senders:
         raise Replies.FROM_MISSING.error()
     try:
@@ -150,15 +150,6 @@ def _sender(senders: list[Mailbox], headers: Headers) -> tuple[str, tuple[str, .
         sender = api_address(senders[0].address)
     except ValueError:
         raise Replies.FROM_MISSING.error() from None
-    for value in headers.get_all("sender"):
-        for box in parse_addresses(value):
-            try:
-                domain = split_address(box.address)[1]
-            except ValueError:
-                continue
-            # Programs write root@localhost and the like of their own accord; the header is not passed on.
-            if "." in domain:
-                domains.append(domain)
     return sender, tuple(dict.fromkeys(domains))
 
 
