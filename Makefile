@@ -14,7 +14,7 @@ LOCK := $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --
 
 help:
 	@echo "make sandbox   the whole relay on this machine, one message through it (ONCE=1: then exit)"
-	@echo "make test      checks, then unit, integration and fault tests"
+	@echo "make test      checks, then unit, integration and fault tests (JOBS=0: one file after another)"
 	@echo "make soak      30 minutes of random faults under load (SOAK_SECONDS, SOAK_SEED); the books must balance"
 	@echo "make fuzz      hostile input for an hour (FUZZ_SECONDS=600: ten minutes a file of tests/fuzz)"
 	@echo "make check     ruff and mypy"
@@ -40,8 +40,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Most tests wait for servers most of the time: three files at once on two cores. JOBS=0: one after another.
+JOBS ?= 3
 test: check
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile
 
 soak: $(INSTALLED)
 	@$(BIN)/python -m tests.soak

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,19 +25,54 @@ class ServerFailed(Exception):
     """A server of the sandbox did not start; the text holds the end of its log."""
 
 
+class _Claims:
+    """Ports that processes on this machine were given, as locks on the bytes of one file.
+
+    A server binds its port a while after it was found free; meanwhile no other run may find it free too. A lock ends
+    with the process that holds it.
+    """
+
+    def __init__(self) -> None:
+        self._mine: set[int] = set()
+        self._file: int | None = None
+
+    def take(self, port: int) -> bool:
+        """Claim a port for this process; False when it or another process has it already."""
+        if port in self._mine:
+            return False
+        if self._file is None:
+            path = Path(tempfile.gettempdir()) / f"plunk-smtp-ports-{os.geteuid()}"
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:
+            return False
+        self._mine.add(port)
+        return True
+
+
+_claims = _Claims()
+# A lock is the process's, so what knows of it is too.
+
+
 def free_port(preferred: int = 0, *, host: str = "127.0.0.1") -> int:
-    """A loopback port that is free now: ``preferred`` if it is, else any."""
-    wanted = [preferred] if preferred else []
-    for port in [*wanted, *random.sample(LISTENING_PORTS, PORT_TRIES)]:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
-            found: int = probe.getsockname()[1]
-            return found
+    """A loopback port that is free now: ``preferred`` if it is, else any that was given to nobody else."""
+    if preferred and _is_free(preferred, host):
+        return preferred
+    for port in random.sample(LISTENING_PORTS, PORT_TRIES):
+        if _claims.take(port) and _is_free(port, host):
+            return port
     raise ServerFailed("no free port")
+
+
+def _is_free(port: int, host: str) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
 
 
 def wait_until(condition: Callable[[], object], *, timeout: float, what: str, poll: float = 0.02) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from sandbox.stack import Stack
 from tests.support.books import Row, settle, table
 
-ROWS = pytest.StashKey[list[Row]]()
+ROW = "fault"
+"""The property of a test's report that holds a row: reports reach the terminal from every process of a run."""
 
 Settle = Callable[..., Row]
 MakeRelay = Callable[..., Stack]
@@ -61,20 +63,22 @@ def fresh_relay(services: Stack, factory: pytest.TempPathFactory, *, workers: in
 
 
 @pytest.fixture
-def books(pytestconfig: pytest.Config) -> Settle:
+def books(record_property: Callable[[str, object], None]) -> Settle:
     """``books(fault, stack, subjects)``: wait, balance, assert, and keep the row for the table."""
 
     def keep(fault: str, stack: Stack, subjects: Iterable[str], *, prefix: str = "", within: float = 60) -> Row:
         row = settle(fault, stack, subjects, prefix=prefix, within=within)
-        pytestconfig.stash.setdefault(ROWS, []).append(row)
+        record_property(ROW, dataclasses.asdict(row))
         assert row.is_balanced, row
         return row
 
     return keep
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if rows := config.stash.get(ROWS, []):
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    rows = [Row(**value) for report in reports for name, value in report.user_properties if name == ROW]
+    if rows:
         terminalreporter.section("faults: nothing lost, nothing twice")
         for line in table(rows):
             terminalreporter.line(line)

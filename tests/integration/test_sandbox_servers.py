@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from sandbox import postgres_server
 from sandbox.postgres_server import PostgresServer
-from sandbox.processes import LISTENING_PORTS, free_port
+from sandbox.processes import LISTENING_PORTS, ServerFailed, free_port
 from sandbox.redis_server import RedisServer
+from sandbox.stack import ROOT
 
 
 def test_redis_keeps_what_it_acknowledged_over_a_kill(tmp_path: Path) -> None:
@@ -42,3 +45,14 @@ def test_root_may_keep_the_venv_where_nobody_can_look(tmp_path: Path, monkeypatc
 
 def test_a_free_port_is_none_that_an_outgoing_connection_may_take() -> None:
     assert free_port() in LISTENING_PORTS
+
+
+def test_a_port_is_given_to_one_process_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = free_port()
+    monkeypatch.setattr("sandbox.processes.LISTENING_PORTS", [ours])
+    monkeypatch.setattr("sandbox.processes.PORT_TRIES", 1)
+    with pytest.raises(ServerFailed, match="no free port"):
+        free_port()
+    code = f"import sandbox.processes as p; p.LISTENING_PORTS, p.PORT_TRIES = [{ours}], 1; p.free_port()"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "no free port" in found.stderr
