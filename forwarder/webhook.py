@@ -14,9 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import redis
-import requests
 
 from shared.deadline import DeadlineAdapter, deadline
+from shared.http_library import requests
 from shared.log import get_logger
 from shared.message_store import MessageStore
 

@@ -109,6 +109,8 @@ def give_memory_back() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
         libc.mallopt(M_ARENA_MAX, ARENAS)
+        # What the imports needed for a moment only.
+        libc.malloc_trim(0)
     except (OSError, AttributeError):
         log.debug("Not glibc: its memory is its own affair")
 

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from shared.http_library import requests
 
 BUFFER: Final = 16 * 1024
 
@@ -95,7 +96,7 @@ class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
-class DeadlineAdapter(HTTPAdapter):
+class DeadlineAdapter(requests.adapters.HTTPAdapter):
     """An adapter of requests whose calls obey ``deadline``."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:

@@ -12,10 +12,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import orjson
-import requests
-from requests.structures import CaseInsensitiveDict
 
 from shared.deadline import DeadlineAdapter, deadline
+from shared.http_library import requests
 from shared.log import redact
 
 MAX_RETRY_AFTER: Final = 3600.0
@@ -110,7 +109,7 @@ class OneUrlAdapter(DeadlineAdapter):
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
         response = requests.Response()
         response.status_code = resp.status
-        response.headers = CaseInsensitiveDict(resp.headers)
+        response.headers = requests.structures.CaseInsensitiveDict(resp.headers)
         response.raw = resp
         response.request = req
         return response

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,15 @@ def test_a_package_imports_only_what_it_may(package: str) -> None:
     assert files
     for path in files:
         assert imported(path) <= ALLOWED[package], path
+
+
+@pytest.mark.parametrize("role", ["ingress", "forwarder"])
+def test_a_process_does_not_carry_what_it_never_uses(role: str) -> None:
+    script = (
+        f"import sys, warnings; warnings.simplefilter('error'); import {role}.__main__, requests; print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", script]
+    loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert "requests" in loaded
+    # What guesses charsets, and what reads certificates while there is none: 3 and 8 MB.
+    assert not {"charset_normalizer", "chardet", "cryptography.x509", "pydantic_settings"} & set(loaded)
