@@ -22,6 +22,9 @@ from shared.queued_message import QueuedMessage, new_message_id
 INLINE_BYTES: Final = 64 * 1024
 """Largest message that is parsed on the event loop; a larger one goes to a thread, so that no session waits for it."""
 
+HASHED_AT_ONCE: Final = 2047
+"""Bytes up to which hashlib keeps the interpreter: to get it back from another thread costs more than the digest."""
+
 log = get_logger(__name__)
 
 
@@ -155,5 +158,8 @@ def fingerprint(submission: Submission, message_id: str) -> str:
     """SHA-256 over project, envelope, Message-ID and content: equal only for a client's repeat of one message."""
     parts = (submission.login.project.id, submission.envelope_from, *submission.recipients, message_id, "")
     digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
-    digest.update(submission.data)
+    data = memoryview(submission.data)
+    step = HASHED_AT_ONCE if len(data) <= INLINE_BYTES else len(data)
+    for start in range(0, len(data), step):
+        digest.update(data[start : start + step])
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 from typing import Final
@@ -12,6 +13,7 @@ IPV6_PREFIX: Final = 64
 """One IPv6 client may use any address of a network this large, so that a limit by address must count the network."""
 
 
+@functools.lru_cache(maxsize=1024)
 def client_address(address: str) -> str:
     """``address`` in its one form: an IPv4 client of an IPv6 socket is IPv4, a link-local scope is left out.
 

@@ -236,7 +236,7 @@ class SmtpSession(SMTP):
                 self._say(Replies.TOO_MANY_CONNECTIONS.value)
                 self._close()
                 return
-            self._say(Replies.GREETING.value.filled(host=self._factory.host))
+            self._say(self._factory.greeting)
             while not self._closing:
                 await self._serve_command()
         except ClientGone:
@@ -624,6 +624,7 @@ class SessionFactory:
             allowed=settings.auth_allow_list,
         )
         self.host = settings.smtp_domain or socket.gethostname()
+        self.greeting = Replies.GREETING.value.filled(host=self.host)
         self.limits = SharedLimits(
             max_connections=min(settings.max_connections, room_for_connections()),
             max_connections_per_ip=settings.max_connections_per_ip,

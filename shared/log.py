@@ -12,10 +12,10 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from types import TracebackType
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NoReturn, cast
 
 import orjson
 import structlog
@@ -87,16 +87,22 @@ class GatheringHandler(logging.StreamHandler[Any]):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            super().emit(record)
-            return
-        try:
-            if not self._lines:
-                loop.call_soon(self.flush)
-            self._lines.append(self.format(record))
+            self.take(self.format(record))
         except Exception:
             self.handleError(record)
+
+    def take(self, line: str) -> None:
+        """Write ``line``, now or at the end of this turn of the event loop."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            with self.lock or nullcontext():
+                self.stream.write(line + self.terminator)
+            super().flush()
+            return
+        if not self._lines:
+            loop.call_soon(self.flush)
+        self._lines.append(line)
 
     def flush(self) -> None:
         with self.lock or nullcontext():
@@ -104,6 +110,26 @@ class GatheringHandler(logging.StreamHandler[Any]):
             if lines:
                 self.stream.write(self.terminator.join(lines) + self.terminator)
         super().flush()
+
+
+class Printer:
+    """The last processor of our own lines: hands each to the handler, ready to be written.
+
+    What logging would do with it (a record, its copy, a look at the stack for the caller) costs as much as all the rest
+    of a line. Its levels count as ever; libraries' lines come by logging.
+    """
+
+    def __init__(self, handler: GatheringHandler, renderer: Callable[[WrappedLogger, str, EventDict], str]) -> None:
+        self._handler = handler
+        self._renderer = renderer
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> NoReturn:
+        try:
+            self._handler.take(self._renderer(logger, method, event))
+        except Exception:
+            # As logging has it: no trouble with a log ends what is logged.
+            self._handler.handleError(logging.makeLogRecord({"msg": event.get("event")}))
+        raise structlog.DropEvent
 
 
 def configure(log_format: Literal["auto", "pretty", "json"], level: str, *, process: str) -> None:
@@ -138,7 +164,7 @@ def configure(log_format: Literal["auto", "pretty", "json"], level: str, *, proc
         processors=[
             structlog.stdlib.filter_by_level,
             *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+            Printer(handler, renderer),
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
