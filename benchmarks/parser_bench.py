@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage, Message
@@ -294,13 +294,15 @@ def find_peers(stack: ExitStack) -> tuple[dict[str, Peer], list[str]]:
     return peers, skipped
 
 
-def measure(runs: int = RUNS, say: Callable[[str], None] = lambda _: None) -> ParserResults:
-    """``runs`` interleaved turns of every peer at every size."""
+def measure(
+    runs: int = RUNS, say: Callable[[str], None] = lambda _: None, sizes: Mapping[str, int] = SIZES
+) -> ParserResults:
+    """``runs`` interleaved turns of every peer at every size (name → about so many bytes)."""
     rows: list[ParserRow] = []
     with ExitStack() as stack:
         peers, skipped = find_peers(stack)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for size, about in SIZES.items():
+        for size, about in sizes.items():
             raw = build_message(about)
             file = folder / "message.eml"
             file.write_bytes(raw)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from benchmarks import parser_bench
 from benchmarks.world import Report, Target, World
 
+SMALL: Final = 10_000
+"""Bytes of the largest message where what is measured says nothing anyway."""
+
 
 def measure(world: World) -> Report:
-    results = parser_bench.measure(world.scale.runs, say=lambda line: world.say(f"  {line}"))
+    sizes = {name: about for name, about in parser_bench.SIZES.items() if world.scale.factor >= 0.1 or about <= SMALL}
+    results = parser_bench.measure(world.scale.runs, say=lambda line: world.say(f"  {line}"), sizes=sizes)
     report = Report(skipped=list(results.skipped))
     for row in results.rows:
         note = "" if row.peer == "relay" else f"the relay is {row.ratio:.1f} × as fast"

@@ -15,7 +15,6 @@ from benchmarks.measures import accept
 from benchmarks.world import ROOT, TINY, Report, Row, Target, World, make_world
 
 SLOW = {
-    "parser": "its table has no smaller size",
     "scale": "a dozen servers; what it is made of runs in the other measures",
     "forward": "drain calls it",
     "large": "accept runs the same clients, memory the large message",
