@@ -5,6 +5,9 @@ step is under way the next group gathers, so a single message never waits for co
 message's ``put`` returns only after Redis has acknowledged it; with ``appendfsync everysec`` after WAITAOF has said
 that it is on disk, which takes up to a second, so there several groups are under way at once.
 
+The body of a large message is written before its step, piece by piece and by a thread of its own: small messages are
+committed meanwhile, and Redis holds none of them up for longer than one piece takes.
+
 A step whose answer does not come may have happened. The client hears 451 and sends again; the digest that was written
 in the same step then makes its repeat the same message.
 """
@@ -23,13 +26,16 @@ import redis
 
 from ingress.replies import Replies, SmtpError
 from shared.log import get_logger
-from shared.message_store import MOST_TICKETS, Accepted, MessageStore
+from shared.message_store import MOST_TICKETS, Accepted, MessageStore, PiecesMissing
 from shared.metrics import COMMIT_SECONDS
 from shared.queued_message import QueuedMessage
 from shared.redis_connection import Durability, look_at_durability
 
 MAX_GROUP_BYTES: Final = 16 * 1024 * 1024
 """Bodies of one transaction, in bytes, once a group has more than one message: a crowd must not wait on a giant."""
+
+STAGED_AT_ONCE: Final = 1
+"""Large bodies that are written at once: two would only share the disk that one keeps busy."""
 
 ROOM_SECONDS: Final = 1.0
 """Seconds for which one look at the queue's depth and Redis's memory serves."""
@@ -56,6 +62,13 @@ class Waiting:
     message: QueuedMessage
     done: asyncio.Future[str]
     """Resolves to the id under which the message is queued."""
+    is_staged: bool
+    """Its body lies in Redis already, in pieces."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that its step writes, but for some hundred."""
+        return 0 if self.is_staged else len(self.message.body)
 
 
 class HandOver:
@@ -77,7 +90,10 @@ class HandOver:
         self._require_durable = require_durable
         self._waiting: deque[Waiting] = deque()
         self._executor = ThreadPoolExecutor(max_workers=WAIT_AOF_GROUPS, thread_name_prefix="handover")
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._stagers = ThreadPoolExecutor(max_workers=STAGED_AT_ONCE, thread_name_prefix="stager")
+        self._under_way: set[asyncio.Future[None]] = set()
+        self._staging: set[asyncio.Future[None]] = set()
+        self._hung_at = 0.0
         self._durability = Durability()
         self._durable_until = 0.0
         self._room_until = 0.0
@@ -89,8 +105,19 @@ class HandOver:
 
         Raises ``SmtpError``: 451 4.3.0 when Redis cannot take it now, 452 4.3.1 when the queue is full.
         """
-        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Waiting(message=message, done=done))
+        loop = asyncio.get_running_loop()
+        is_large = self._store.pieces_of(message) > 0
+        if is_large:
+            staging = loop.run_in_executor(self._stagers, self._stage, message, time.monotonic())
+            self._staging.add(staging)
+            staging.add_done_callback(self._staging.discard)
+            try:
+                await staging
+            except Exception as error:
+                self._durable_until = 0.0
+                raise queue_refusal(error) from error
+        done: asyncio.Future[str] = loop.create_future()
+        self._waiting.append(Waiting(message=message, done=done, is_staged=is_large))
         self._begin_groups()
         return await done
 
@@ -114,8 +141,9 @@ class HandOver:
 
     async def close(self) -> None:
         """Wait for the groups under way and what waits behind them."""
-        while self._under_way:
-            await asyncio.wait(self._under_way)
+        while self._staging or self._under_way:
+            await asyncio.wait(self._staging | self._under_way)
+        self._stagers.shutdown(wait=True)
         self._executor.shutdown(wait=True)
 
     def _begin_groups(self) -> None:
@@ -125,14 +153,14 @@ class HandOver:
             self._under_way.add(task)
             task.add_done_callback(self._end_group)
 
-    def _end_group(self, task: asyncio.Task[None]) -> None:
+    def _end_group(self, task: asyncio.Future[None]) -> None:
         self._under_way.discard(task)
         self._begin_groups()
 
     async def _commit_group(self, group: list[Waiting]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            ids = await loop.run_in_executor(self._executor, self._commit, [w.message for w in group])
+            ids = await loop.run_in_executor(self._executor, self._commit, group)
         except Exception as error:
             self._durable_until = 0.0
             refusal = queue_refusal(error)
@@ -145,30 +173,54 @@ class HandOver:
                     waiting.done.set_exception(refusal)
         else:
             for waiting, message_id in zip(group, ids, strict=True):
-                if not waiting.done.done():
+                if waiting.done.done():
+                    continue
+                if message_id:
                     waiting.done.set_result(message_id)
+                else:
+                    waiting.done.set_exception(queue_refusal(PiecesMissing()))
 
     def _take_group(self) -> list[Waiting]:
         group = [self._waiting.popleft()]
-        size = len(group[0].message.body)
+        size = group[0].size
         while self._waiting and len(group) < self._batch_size:
-            size += len(self._waiting[0].message.body)
+            size += self._waiting[0].size
             if size > MAX_GROUP_BYTES:
                 break
             group.append(self._waiting.popleft())
         return group
 
-    def _commit(self, messages: Sequence[QueuedMessage]) -> list[str]:
-        """One step for ``messages``; the id of each, in order. Runs in a thread."""
+    def _stage(self, message: QueuedMessage, since: float) -> None:
+        """Write a large body. Runs in a thread; ``since`` when (monotonic) its message began to wait for it."""
+        if since < self._hung_at:
+            # It has waited as long as the one that found Redis hanging: Redis is not asked again for it.
+            raise redis.TimeoutError("Redis hung")
+        try:
+            now = time.monotonic()
+            self._check_durable(now)
+            self._check_room(now)
+            self._store.stage(message)
+        except redis.TimeoutError:
+            self._hung_at = time.monotonic()
+            raise
+
+    def _commit(self, group: Sequence[Waiting]) -> list[str]:
+        """One step for ``group``; the id of each, in order, "" where its pieces had gone. Runs in a thread."""
         started = time.monotonic()
-        self._check_durable(started)
-        self._check_room(started)
-        accepted: Accepted = self._store.accept(
-            messages,
-            remember_seconds=self._deduplicate_seconds,
-            with_ticket=self._tickets < MOST_TICKETS,
-            wait_aof=WAIT_AOF_SECONDS if self._durability.needs_wait_aof else None,
-        )
+        staged = [waiting.message.id for waiting in group if waiting.is_staged]
+        try:
+            self._check_durable(started)
+            self._check_room(started)
+            accepted: Accepted = self._store.accept(
+                [waiting.message for waiting in group],
+                staged=staged,
+                remember_seconds=self._deduplicate_seconds,
+                with_ticket=self._tickets < MOST_TICKETS,
+                wait_aof=WAIT_AOF_SECONDS if self._durability.needs_wait_aof else None,
+            )
+        except Exception as error:
+            self._store.unstage(staged, after=error)
+            raise
         self._undelivered, self._tickets = accepted.undelivered, accepted.tickets
         COMMIT_SECONDS.observe(time.monotonic() - started)
         return accepted.ids

@@ -12,7 +12,7 @@ from typing import Final
 from ingress.acceptance import Acceptance
 from ingress.acceptor import Acceptor
 from ingress.certificates import CertificateStore
-from ingress.handover import WAIT_AOF_GROUPS, HandOver
+from ingress.handover import STAGED_AT_ONCE, WAIT_AOF_GROUPS, HandOver
 from ingress.limits import PARSED_AT_ONCE
 from ingress.message import Limits
 from ingress.preflight import Preflight
@@ -66,7 +66,7 @@ class IngressServer:
         self._certificates = certificates
         self._directory = ProjectDirectory(settings.database_url)
         self._api = PlunkApi(settings.api_uri, connections=PREFLIGHT_THREADS)
-        self._redis = connect(settings.redis_url, connections=WAIT_AOF_GROUPS + 4)
+        self._redis = connect(settings.redis_url, connections=WAIT_AOF_GROUPS + STAGED_AT_ONCE + 4)
         self._preflight_threads = ThreadPoolExecutor(PREFLIGHT_THREADS, thread_name_prefix="preflight")
         self._parser_threads = ThreadPoolExecutor(PARSED_AT_ONCE, thread_name_prefix="parser")
         self._handover = HandOver(

@@ -11,11 +11,15 @@ Failure semantics, in one place:
   tickets as long as mail can be sent.
 * A job keeps what it has in hand by a sign of life, its lease. Without one its messages go back to their lanes; a job
   that wakes up late finds that it no longer holds them and leaves them alone.
+* A large body is written in pieces before the step that accepts its message, so that Redis serves others between them.
+  That step finds all of them there and makes them stay, or does not store the message; pieces that no step claims, as
+  those of an ingress that died, expire.
 * No step recreates a message that is gone: a worker that wakes up late cannot bring a sent message back.
 
 Keys, all under the queue's name ``q``; times are Redis's own clock::
 
     q:message:<id>    hash   see queued_message.FIELDS
+    q:body:<id>       list   pieces of a large message's body; expires by itself until the message is accepted
     q:messages        zset   id → time of acceptance; every message not yet sent and not dead
     q:lane:<project>  zset   id → time of acceptance; the project's waiting messages
     q:lanes           zset   project → turn; lanes that have messages and may send
@@ -34,8 +38,9 @@ Keys, all under the queue's name ``q``; times are Redis's own clock::
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, cast
@@ -71,6 +76,12 @@ LEASE_SECONDS: Final = 10.0
 MOST_TAKEN_BYTES: Final = 32 * 1024 * 1024
 """Bodies taken at once: what a worker holds in memory, whatever the messages' size."""
 
+PIECE_BYTES: Final = 512 * 1024
+"""Bodies past this are stored in pieces of this size: how long one write to the append-only file holds up others."""
+
+PIECES_EXPIRE_SECONDS: Final = 3600
+"""Seconds for which pieces wait for the step that accepts their message: far longer than any step takes."""
+
 PACE_SECONDS: Final = 60
 """Seconds after the last sign of a rate limit for which a project keeps its pace."""
 
@@ -99,6 +110,10 @@ class JsonSerializer:
         return orjson.loads(data)
 
 
+class PiecesMissing(redis.RedisError):
+    """A body's pieces were not all there when its message was to be accepted: it was not stored."""
+
+
 class NotDurable(redis.RedisError):
     """Redis took a write, but did not say in time that it is on disk."""
 
@@ -124,7 +139,8 @@ class Accepted:
     """What came of handing messages over."""
 
     ids: list[str]
-    """Each message's id, in order: the first one's where it is a client's repeat."""
+    """Each message's id, in order: the first one's where it is a client's repeat; "" where its body's pieces had gone,
+    so that it was not stored."""
     undelivered: int
     """Messages in the store now that are neither sent nor dead."""
     tickets: int
@@ -144,8 +160,9 @@ class Audit:
 class MessageStore:
     """The store over one Redis. Every method may raise ``redis.RedisError``; nothing is half done when it does."""
 
-    def __init__(self, connection: redis.Redis, queue_name: str) -> None:
+    def __init__(self, connection: redis.Redis, queue_name: str, *, piece_bytes: int = PIECE_BYTES) -> None:
         self.redis = connection
+        self.piece_bytes = piece_bytes
         self.name = queue_name
         self.queue = Queue(queue_name, connection=connection, serializer=JsonSerializer)
         self.messages_key = f"{queue_name}:messages"
@@ -159,6 +176,9 @@ class MessageStore:
     def message_key(self, message_id: str) -> str:
         return f"{self.name}:message:{message_id}"
 
+    def body_key(self, message_id: str) -> str:
+        return f"{self.name}:body:{message_id}"
+
     def lane_key(self, project_id: str) -> str:
         return f"{self.name}:lane:{project_id}"
 
@@ -170,16 +190,49 @@ class MessageStore:
 
     # Ingress
 
+    def pieces_of(self, message: QueuedMessage) -> int:
+        """Into how many pieces the body goes; 0 when it stays in the message's hash."""
+        return -(-len(message.body) // self.piece_bytes) if len(message.body) > self.piece_bytes else 0
+
+    def stage(self, message: QueuedMessage) -> None:
+        """Write the pieces of a large body, each in a round trip of its own. What fails midway leaves none behind.
+
+        No WAITAOF here: the append-only file holds them before the step that accepts the message, so the one that waits
+        for that step's write has waited for theirs.
+        """
+        key, body = self.body_key(message.id), memoryview(message.body)
+        try:
+            for start in range(0, len(body), self.piece_bytes):
+                piece = body[start : start + self.piece_bytes]
+                if start:
+                    self.redis.rpush(key, piece)
+                    continue
+                with self.redis.pipeline(transaction=True) as pipe:
+                    pipe.rpush(key, piece)
+                    pipe.expire(key, PIECES_EXPIRE_SECONDS)
+                    pipe.execute()
+        except redis.RedisError as error:
+            self.unstage([message.id], after=error)
+            raise
+
+    def unstage(self, message_ids: Sequence[str], *, after: Exception) -> None:
+        """Let go of pieces whose messages were not stored, as far as Redis answers; they expire anyway."""
+        if message_ids and not isinstance(after, redis.ConnectionError | redis.TimeoutError):
+            with contextlib.suppress(redis.RedisError):
+                self._run("UNSTAGE", *message_ids)
+
     def accept(
         self,
         messages: Sequence[QueuedMessage],
         *,
+        staged: Collection[str] | None = None,
         remember_seconds: int = 0,
         with_ticket: bool = True,
         wait_aof: float | None = None,
     ) -> Accepted:
         """Store ``messages`` that are no repeats, and put one RQ job into the queue. One round trip.
 
+        Large bodies must have been staged: ``staged`` has the ids of those that were, or None for this to do it first.
         When this returns, Redis has acknowledged. With ``remember_seconds`` each message's digest is kept that long,
         and a message whose digest is kept already is a repeat; both in one step, so that two processes which get the
         same message at the same instant store it once. With ``wait_aof`` (seconds) Redis must also have said that the
@@ -187,8 +240,14 @@ class MessageStore:
         """
         args: list[Any] = [self.name, self.queue.key, remember_seconds]
         for message in messages:
-            fields = [part for pair in encode(message).items() for part in pair]
-            args += [message.id, message.project_id, repr(message.accepted_at), message.digest, len(fields), *fields]
+            pieces = self.pieces_of(message)
+            if staged is None and pieces:
+                self.stage(message)
+            elif staged is not None and message.id not in staged:
+                pieces = 0
+            fields = [part for pair in encode(message, pieces=pieces).items() for part in pair]
+            args += [message.id, message.project_id, repr(message.accepted_at), message.digest]
+            args += [pieces, len(fields), *fields]
         # One connection and no transaction: the script is one, and WAITAOF waits for its own connection's writes.
         with self.redis.pipeline(transaction=False) as pipe:
             pipe.eval(store_scripts.ACCEPT, 0, *args)
@@ -224,9 +283,10 @@ class MessageStore:
     def load(self, message_ids: Sequence[str], *, with_body: bool = True) -> list[StoredMessage | CodecError | None]:
         """The messages in the given order; None where one is gone, the error where this release cannot read it.
 
-        Without ``with_body`` their bodies, which may be megabytes, are left where they are and read as empty.
+        Without ``with_body`` their bodies, which may be megabytes, are left where they are and read as empty. Bodies in
+        pieces are read piece by piece, so that Redis serves others meanwhile.
         """
-        body = FIELDS.index("body")
+        body, pieces = FIELDS.index("body"), FIELDS.index("pieces")
         fields = FIELDS if with_body else (*FIELDS[:body], *FIELDS[body + 1 :])
         with self.redis.pipeline(transaction=False) as pipe:
             for message_id in message_ids:
@@ -235,7 +295,24 @@ class MessageStore:
         if not with_body:
             for values in found:
                 values.insert(body, None if values[0] is None else b"")
+            return [_decoded(values) for values in found]
+        for number, (message_id, values) in enumerate(zip(message_ids, found, strict=True)):
+            if values[pieces]:
+                values[body] = self._joined(message_id, values[pieces])
+                if values[body] is None and not self.redis.exists(self.message_key(message_id)):
+                    # Sent or discarded meanwhile.
+                    found[number] = [None] * len(FIELDS)
         return [_decoded(values) for values in found]
+
+    def _joined(self, message_id: str, count: bytes) -> bytes | None:
+        """The body of so many pieces; None when some are missing."""
+        pieces: list[bytes] = []
+        for number in range(int(count) if count.isdigit() else 0):
+            piece = cast(bytes | None, self.redis.lindex(self.body_key(message_id), number))
+            if piece is None:
+                return None
+            pieces.append(piece)
+        return b"".join(pieces) if pieces else None
 
     def delete(self, message_ids: Iterable[str]) -> None:
         """Forget messages that were sent or discarded, wherever they stand."""
@@ -391,7 +468,7 @@ class MessageStore:
         prefix = self.message_key("").encode()
         stored = self.redis.scan_iter(match=self.message_key("*"), count=1000)
         self._audit((key.removeprefix(prefix) for key in stored), counts, suspects)
-        ghosts = list(self._ghosts())
+        ghosts = [*self._ghosts(), *self._strays()]
         for _ in range(2):
             if suspects:
                 time.sleep(patience)
@@ -410,6 +487,14 @@ class MessageStore:
             while chunk := list(islice(members, AUDIT_CHUNK)):
                 for line in cast(list[bytes], self._run("GHOSTS", index, project, *chunk)):
                     yield line.decode()
+
+    def _strays(self) -> Iterator[str]:
+        """One line for each body that belongs to no message and would stay."""
+        prefix = self.body_key("").encode()
+        ids = (key.removeprefix(prefix) for key in self.redis.scan_iter(match=self.body_key("*"), count=1000))
+        while chunk := list(islice(ids, AUDIT_CHUNK)):
+            for line in cast(list[bytes], self._run("STRAYS", *chunk)):
+                yield line.decode()
 
     def _audit(self, ids: Iterable[bytes], counts: dict[str, int], suspects: dict[str, str]) -> None:
         walk: Iterator[bytes] = iter(ids)

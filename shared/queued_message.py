@@ -16,8 +16,8 @@ import orjson
 
 from shared.identifiers import random_hex
 
-CODEC_VERSION: Final = 2
-"""Version written into every envelope. A reader accepts this and every earlier one."""
+CODEC_VERSION: Final = 3
+"""Version written into every envelope. A reader accepts this and every earlier one; bodies in pieces came with 3."""
 
 
 MAX_KEY_LENGTH: Final = 255
@@ -140,15 +140,17 @@ FIELDS: Final = (
     "first_at",
     "died_at",
     "since",
+    "pieces",
 )
 """Fields of a message's Redis hash, in the order in which ``decode`` takes their values."""
 
 
-def encode(message: QueuedMessage) -> dict[Any, Any]:
-    """The Redis hash of a newly accepted message."""
+def encode(message: QueuedMessage, *, pieces: int = 0) -> dict[Any, Any]:
+    """The Redis hash of a newly accepted message, whose body lies beside it in so many ``pieces`` unless that is 0."""
+    body: dict[str, Any] = {"pieces": pieces, "size": len(message.body)} if pieces else {"body": message.body}
     return {
         "envelope": message.envelope(),
-        "body": message.body,
+        **body,
         # Once more outside the envelope: the store's steps need it without reading JSON.
         "project": message.project_id,
         "state": State.WAITING.value,
@@ -158,13 +160,16 @@ def encode(message: QueuedMessage) -> dict[Any, Any]:
 
 
 def decode(values: list[bytes | None]) -> StoredMessage | None:
-    """The stored message of the ``FIELDS`` values; None when there is none. Raises ``CodecError``."""
-    envelope, body, state, job, attempts, generation, answer, first_at, died_at, since = values
+    """The stored message of the ``FIELDS`` values; None when there is none. Raises ``CodecError``.
+
+    Where there are pieces, the value of ``body`` is what they are joined to, None when some are missing.
+    """
+    envelope, body, state, job, attempts, generation, answer, first_at, died_at, since, pieces = values
     if envelope is None and body is None:
         return None
     try:
         if envelope is None or body is None:
-            raise ValueError("the hash is incomplete")
+            raise ValueError(f"not all of its body's {int(pieces)} pieces are there" if pieces else "incomplete hash")
         data = orjson.loads(envelope)
         if not 1 <= data["v"] <= CODEC_VERSION:
             raise ValueError(f"codec version {data['v']} is newer than this release's {CODEC_VERSION}")

@@ -20,6 +20,7 @@ _COMMON: Final = (
     + """
 local q = ARGV[1]
 local function message(id) return q .. ':message:' .. id end
+local function body(id) return q .. ':body:' .. id end
 local function lane(project) return q .. ':lane:' .. project end
 local function now()
   local t = redis.call('TIME')
@@ -70,11 +71,18 @@ ACCEPT: Final = (
 local seen_seconds = tonumber(ARGV[3])
 local result, opened, i = {0, 0}, {}, 4
 while i <= #ARGV do
-  local id, project, accepted, digest, count = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4])
+  local id, project, accepted, digest = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local pieces, count = tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5])
   local seen = seen_seconds > 0 and digest ~= '' and q .. ':seen:' .. digest
   local first = seen and redis.call('GET', seen)
-  if not first then
-    redis.call('HSET', message(id), unpack(ARGV, i + 5, i + 4 + count))
+  if first then
+    if pieces > 0 and first ~= id then redis.call('UNLINK', body(id)) end
+  elseif pieces > 0 and redis.call('LLEN', body(id)) ~= pieces then
+    first = ''
+  else
+    -- First the write that a full Redis refuses: after any other one it would refuse none.
+    redis.call('HSET', message(id), unpack(ARGV, i + 6, i + 5 + count))
+    if pieces > 0 then redis.call('PERSIST', body(id)) end
     redis.call('ZADD', q .. ':messages', accepted, id)
     redis.call('ZADD', lane(project), accepted, id)
     if not opened[project] then open_lane(project) end
@@ -82,17 +90,45 @@ while i <= #ARGV do
     if seen then redis.call('SET', seen, id, 'EX', seen_seconds) end
   end
   result[#result + 1] = first or id
-  i = i + 5 + count
+  i = i + 6 + count
 end
 result[1] = redis.call('ZCARD', q .. ':messages')
 result[2] = redis.call('LLEN', ARGV[2])
 return result
 """
 )
-"""ARGV: the RQ queue's key, seconds a digest is kept, then a message: id, project, accepted, digest, count, the hash.
+"""ARGV: the RQ queue's key, seconds a digest is kept, then a message: id, project, accepted, digest, pieces of its body
+(0: it is in the hash), count, the hash.
 
-Returns messages in the store, jobs in the queue, then each message's id: the first one's where it is a repeat.
+Returns messages in the store, jobs in the queue, then each message's id: the first one's where it is a repeat (its
+own pieces go), "" where not all pieces are there, so that it was not stored.
 """
+
+UNSTAGE: Final = (
+    _COMMON
+    + """
+for i = 2, #ARGV do
+  if redis.call('EXISTS', message(ARGV[i])) == 0 then redis.call('UNLINK', body(ARGV[i])) end
+end
+return 1
+"""
+)
+"""ARGV: ids. The pieces of those that are no messages go; a step that would still make one of them finds none."""
+
+STRAYS: Final = (
+    _COMMON
+    + """
+local strays = {}
+for i = 2, #ARGV do
+  local id = ARGV[i]
+  if redis.call('TTL', body(id)) == -1 and redis.call('EXISTS', message(id)) == 0 then
+    strays[#strays + 1] = id .. ': is gone, but its body is kept'
+  end
+end
+return strays
+"""
+)
+"""ARGV: ids that have pieces. Returns a line for each whose pieces belong to no message and would not expire."""
 
 TAKE: Final = (
     _COMMON
@@ -122,7 +158,8 @@ while left > 0 and budget > 0 and #open > 0 do
       if redis.call('HEXISTS', message(id), 'envelope') == 1 then
         redis.call('HSET', message(id), 'state', 'sending', 'job', job)
         redis.call('ZADD', q .. ':sending', fixed(t), id)
-        budget = budget - redis.call('HSTRLEN', message(id), 'body')
+        budget = budget - (tonumber(redis.call('HGET', message(id), 'size') or nil)
+          or redis.call('HSTRLEN', message(id), 'body'))
         one.ids[#one.ids + 1] = id
       end
     end
@@ -269,7 +306,7 @@ for i = 2, #ARGV do
     redis.call('ZREM', q .. ':dead', id)
   end
   redis.call('ZREM', q .. ':messages', id)
-  redis.call('UNLINK', message(id))
+  redis.call('UNLINK', message(id), body(id))
 end
 return #ARGV - 1
 """
@@ -393,8 +430,8 @@ AUDIT: Final = (
 local counts, mistakes = {}, {}
 for i = 2, #ARGV do
   local id = ARGV[i]
-  local found = redis.call('HMGET', message(id), 'state', 'job', 'project')
-  local state, project = found[1] or 'gone', found[3] or project_of(id)
+  local found = redis.call('HMGET', message(id), 'state', 'job', 'project', 'pieces')
+  local state, project, pieces = found[1] or 'gone', found[3] or project_of(id), tonumber(found[4] or nil)
   if not found[1] and redis.call('EXISTS', message(id)) == 1 then state = 'broken' end
   local places = {}
   local function stands(name, there) if there then places[#places + 1] = name end end
@@ -410,8 +447,12 @@ for i = 2, #ARGV do
   if where ~= must[state] then
     mistakes[#mistakes + 1] = id .. ': is ' .. state .. ', but stands in ' .. (where == '' and 'no index' or where)
   elseif state ~= 'gone' and math.min(redis.call('HSTRLEN', message(id), 'envelope'),
-      redis.call('HSTRLEN', message(id), 'body')) == 0 then
+      pieces or redis.call('HSTRLEN', message(id), 'body')) == 0 then
     mistakes[#mistakes + 1] = id .. ': is ' .. state .. ', but has no envelope or body'
+  elseif pieces and redis.call('LLEN', body(id)) ~= pieces then
+    mistakes[#mistakes + 1] = id .. ': is ' .. state .. ', but pieces of its body are missing'
+  elseif pieces and redis.call('TTL', body(id)) ~= -1 then
+    mistakes[#mistakes + 1] = id .. ': is ' .. state .. ', but its body will expire'
   elseif state == 'waiting' and not redis.call('ZSCORE', q .. ':lanes', project)
       and not redis.call('ZSCORE', q .. ':parked', project) then
     mistakes[#mistakes + 1] = id .. ': is waiting in a lane that has no turn'

@@ -29,8 +29,15 @@ BEFORE_250: Final = Instant(
     when="after",
 )
 
+BEFORE_ACCEPTED: Final = Instant(
+    name="between a large body's pieces and the step that accepts them",
+    module="shared.message_store",
+    function="MessageStore.stage",
+    when="after",
+)
 
-@pytest.mark.parametrize("instant", [BEFORE_HANDOVER, BEFORE_250], ids=lambda instant: instant.name)
+
+@pytest.mark.parametrize("instant", [BEFORE_HANDOVER, BEFORE_250, BEFORE_ACCEPTED], ids=lambda instant: instant.name)
 def test_the_ingress_killed_in_a_transaction(
     make_relay: MakeRelay, books: Settle, tmp_path: Path, instant: Instant
 ) -> None:
@@ -39,13 +46,18 @@ def test_the_ingress_killed_in_a_transaction(
     stack = make_relay(**switch.environ)
     stack.start_ingress()
     subject = f"{stack.queue_name}-m"
-    message = simple(subject=subject, extra="Message-ID: <one@client.example>\r\n")
+    lines = 10_000 if instant is BEFORE_ACCEPTED else 1
+    text = ("x" * 76 + "\r\n") * lines
+    message = simple(subject=subject, body=text, extra="Message-ID: <one@client.example>\r\n")
     with Wire(stack.port_submission) as wire:
         wire.login()
         assert wire.message(message) == "", "the connection ends without a reply"
     assert switch.is_spent
     kept = stack.redis.client().zrange(f"{stack.queue_name}:messages", 0, -1)
     assert len(kept) == (instant is BEFORE_250)
+    pieces = stack.redis.client().keys(f"{stack.queue_name}:body:*")
+    assert len(pieces) == (instant is BEFORE_ACCEPTED)
+    assert all(stack.redis.client().ttl(key) > 0 for key in pieces), "they expire"
     stack.ingress.process.kill()
     stack.start_ingress()
     with Wire(stack.port_submission) as wire:

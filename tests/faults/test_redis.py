@@ -37,6 +37,22 @@ def test_redis_killed_and_started_again_keeps_every_250(bench: Stack, books: Set
     books("Redis killed with a backlog, started from its AOF", stack, [*subjects, kept], prefix=f"{stack.queue_name}-")
 
 
+def test_redis_killed_after_the_250_of_a_large_message(bench: Stack, books: Settle) -> None:
+    stack = bench
+    stack.start_ingress()
+    subject = f"{stack.queue_name}-large"
+    with Wire(stack.port_submission) as wire:
+        wire.login()
+        assert wire.message(simple(subject=subject, body=("x" * 76 + "\r\n") * 65_000)).startswith("250")
+        stack.redis.kill()
+    stack.redis.start()
+    (body,) = stack.redis.client().keys(f"{stack.queue_name}:body:*")
+    assert stack.redis.client().ttl(body) == -1
+    stack.start_forwarder()
+    books("Redis killed after the 250 of a message of 5 MB", stack, [subject], prefix=subject)
+    assert not stack.redis.client().exists(body)
+
+
 def test_redis_killed_under_load(bench: Stack, books: Settle) -> None:
     stack = bench
     stack.start_ingress()

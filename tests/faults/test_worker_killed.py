@@ -59,6 +59,14 @@ def accepted_while_the_api_works(stack: Stack, store: MessageStore, prefix: str)
     return accepted(stack, store, prefix)
 
 
+def accepted_large(_: Stack, store: MessageStore, prefix: str) -> list[str]:
+    """Messages whose bodies lie in pieces."""
+    batch = [queued_message(f"{prefix}{number}", text="<p>x</p>" * 200_000) for number in range(MESSAGES_PER_JOB + 1)]
+    assert all(store.pieces_of(message) > 1 for message in batch)
+    store.accept(batch)
+    return [message.subject for message in batch]
+
+
 def without_a_job(_: Stack, store: MessageStore, prefix: str) -> list[str]:
     """Messages that no RQ job announces: nothing but the housekeeper brings them on."""
     batch = [queued_message(f"{prefix}{number}") for number in range(MESSAGES_PER_JOB)]
@@ -150,6 +158,15 @@ KILLS: Final = (
     Kill(instant=instant("after the lease ended", "shared.message_store:MessageStore.end_lease", "after")),
     Kill(instant=instant("before RQ writes success", "rq.worker.base:BaseWorker.handle_job_success", "before")),
     Kill(instant=instant("after RQ wrote success", "rq.worker.base:BaseWorker.handle_job_success", "after")),
+    # Bodies in pieces.
+    Kill(
+        instant=instant("in the middle of reading a large body", "shared.message_store:MessageStore._joined", "before"),
+        arrange=accepted_large,
+    ),
+    Kill(
+        instant=instant("after the API's 200 for a large message", "shared.plunk_api:PlunkApi.send", "after", call=2),
+        arrange=accepted_large,
+    ),
     # One of two, the other lives on; then both.
     Kill(instant=_POPPED, workers=2),
     Kill(instant=_ANSWERED, workers=2),

@@ -19,7 +19,7 @@ from ingress.replies import SmtpError
 from sandbox.processes import free_port, wait_until
 from sandbox.redis_server import RedisServer, find_newer_binary
 from shared.message_store import MessageStore
-from shared.queued_message import QueuedMessage, new_message_id
+from shared.queued_message import QueuedMessage, StoredMessage, new_message_id
 from shared.redis_connection import Durability, connect, look_at_durability
 
 PATIENCE = 0.5
@@ -51,7 +51,7 @@ def hand_over(server: RedisServer, *, fresh: bool = True, **options: Any) -> Han
     return HandOver(MessageStore(connect(url, connections=12, socket_timeout=PATIENCE), "q"), **settings)
 
 
-def message(digest: str = "") -> QueuedMessage:
+def message(digest: str = "", body: bytes = b"{}") -> QueuedMessage:
     return QueuedMessage(
         id=new_message_id(),
         project_id="p",
@@ -59,7 +59,7 @@ def message(digest: str = "") -> QueuedMessage:
         recipients=("b@x.example",),
         envelope_from="a@example.com",
         accepted_at=time.time(),
-        body=b"{}",
+        body=body,
         digest=digest,
     )
 
@@ -234,6 +234,132 @@ async def test_a_client_repeat_to_another_ingress_is_the_first_message(server: R
     assert await handovers[0].first_id("unknown") is None
     for handover in handovers:
         await handover.close()
+
+
+# Large messages
+
+LARGE = b"0123456789abcdef" * 160_000
+"""A body of several pieces."""
+
+
+async def test_small_messages_commit_while_a_large_ones_pieces_are_under_way(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handover = hand_over(server)
+    client, push = handover._store.redis, handover._store.redis.rpush
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def push_slowly(*args: Any) -> object:
+        begun.set()
+        assert may_go_on.wait(30)
+        return push(*args)
+
+    monkeypatch.setattr(client, "rpush", push_slowly)
+    large = message(body=LARGE)
+    put = asyncio.create_task(reply_to(handover, large))
+    assert await asyncio.to_thread(begun.wait, 30)
+    small = [message() for _ in range(5)]
+    assert [await reply_to(handover, one) for one in small] == [one.id for one in small]
+    assert large.id not in stored(server)
+    assert not put.done()
+    may_go_on.set()
+    assert await put == large.id
+    (found,) = MessageStore(server.client(), "q").load([large.id])
+    assert isinstance(found, StoredMessage)
+    assert found.message.body == LARGE
+    await assert_recovers(handover, server)
+
+
+async def test_a_large_clients_repeat_is_the_first_message(server: RedisServer) -> None:
+    handover = hand_over(server)
+    ids = [await reply_to(handover, message(digest="d", body=LARGE)) for _ in range(2)]
+    assert {ids[0]} == set(ids) == stored(server)
+    assert server.client().keys("q:body:*") == [f"q:body:{ids[0]}".encode()]
+    await assert_recovers(handover, server)
+
+
+async def test_pieces_that_went_before_the_step_are_451(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    handover = hand_over(server)
+    stage = handover._store.stage
+
+    def stage_and_lose(one: QueuedMessage) -> None:
+        stage(one)
+        server.client().delete(f"q:body:{one.id}")
+
+    monkeypatch.setattr(handover._store, "stage", stage_and_lose)
+    assert await reply_to(handover, message(body=LARGE)) == "451 4.3.0"
+    assert stored(server) == set()
+    monkeypatch.undo()
+    one = message(body=LARGE)
+    assert await reply_to(handover, one) == one.id
+    await assert_recovers(handover, server)
+
+
+async def test_a_redis_that_fills_up_midway_is_452_and_keeps_no_pieces(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handover = hand_over(server)
+    client, push = server.client(), handover._store.redis.rpush
+
+    def push_into_a_full_one(*args: Any) -> object:
+        client.config_set("maxmemory", "1mb")
+        return push(*args)
+
+    monkeypatch.setattr(handover._store.redis, "rpush", push_into_a_full_one)
+    try:
+        assert await reply_to(handover, message(body=LARGE)) == "452 4.3.1"
+        assert client.keys("q:*") == []
+    finally:
+        client.config_set("maxmemory", 0)
+    monkeypatch.undo()
+    await assert_recovers(handover, server)
+
+
+async def test_a_redis_that_is_killed_midway_is_451_and_its_pieces_expire(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handover = hand_over(server)
+    push = handover._store.redis.rpush
+
+    def push_into_a_dead_one(*args: Any) -> object:
+        server.kill()
+        return push(*args)
+
+    monkeypatch.setattr(handover._store.redis, "rpush", push_into_a_dead_one)
+    assert await reply_to(handover, message(body=LARGE)) == "451 4.3.0"
+    monkeypatch.undo()
+    server.start()
+    client = server.client()
+    (key,) = client.keys("q:body:*")
+    assert client.ttl(key) > 0
+    await assert_recovers(handover, server)
+
+
+async def test_a_hanging_redis_is_451_for_all_large_messages_at_once(server: RedisServer) -> None:
+    handover = hand_over(server)
+    assert len(await reply_to(handover, message())) == 32
+    server.process.pause()
+    try:
+        began = time.monotonic()
+        replies = await asyncio.gather(*(reply_to(handover, message(body=LARGE)) for _ in range(30)))
+        assert set(replies) == {"451 4.3.0"}
+        assert time.monotonic() - began < 8 * PATIENCE
+    finally:
+        server.process.resume()
+    await assert_recovers(handover, server)
+
+
+async def test_a_large_message_under_everysec_survives_a_kill(valkey_server: RedisServer) -> None:
+    handover = hand_over(valkey_server)
+    handover._store.redis.connection_pool.connection_kwargs["socket_timeout"] = 10
+    one = message(body=LARGE)
+    assert await reply_to(handover, one) == one.id
+    valkey_server.kill()
+    valkey_server.start()
+    (found,) = MessageStore(valkey_server.client(), "q").load([one.id])
+    assert isinstance(found, StoredMessage)
+    assert found.message.body == LARGE
+    await assert_recovers(handover, valkey_server)
 
 
 # Durability

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
+import orjson
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
@@ -74,6 +75,9 @@ def deaths(longest: int) -> st.SearchStrategy[Death]:
 SHORT, LONG = 4, 90
 """Steps of one transaction with its preparation, and of a worker with one job."""
 
+PIECE_BYTES = 40
+"""So small that the model's bodies are large ones, each of two or three pieces."""
+
 
 SCRIPTS = st.lists(SCRIPT, min_size=1, max_size=4)
 
@@ -102,6 +106,7 @@ class Plunk:
             return Answer(status=429, retry_after=3600 if "hour" in script else None)
         if script in ("401", "402"):
             return Answer(status=int(script), message="no")
+        assert orjson.loads(stored.message.body)["subject"] == "m", "a body came whole"
         self.sent.append((stored.message.id, key))
         self.keys[key] = 500 if script == "5xx after the work" else 200
         if script == "5xx after the work":
@@ -193,12 +198,17 @@ class Lifecycle(RuleBasedStateMachine):
     def accept_and_die(self, count: int, project: str, death: Death) -> None:
         self._accept(count, project, death)
 
-    def _accept(self, count: int, project: str, death: Death) -> None:
+    @rule(count=st.integers(1, 3), project=st.sampled_from("pq"), death=st.one_of(st.just(ALIVE), deaths(6 * SHORT)))
+    def accept_large(self, count: int, project: str, death: Death) -> None:
+        """Bodies in pieces; a death may come between any two of them."""
+        self._accept(count, project, death, piece_bytes=PIECE_BYTES)
+
+    def _accept(self, count: int, project: str, death: Death, **options: int) -> None:
         batch = [queued_message("m", project_id=project, accepted_at=self.clock.now) for _ in range(count)]
         batch = [replace(message, digest=message.id) for message in batch]
         client = mortal_client(self.server, Life(*death))
         try:
-            MessageStore(client, QUEUE).accept(batch, remember_seconds=600)
+            MessageStore(client, QUEUE, **options).accept(batch, remember_seconds=600)
         except Killed:
             there = [stored is not None for stored in self.store.load([message.id for message in batch])]
             assert len(set(there)) == 1, "a group is there as a whole or not at all"
@@ -214,8 +224,10 @@ class Lifecycle(RuleBasedStateMachine):
         """A client that did not hear its 250, or heard a 451 for what Redis took after all, sends again."""
         first = list(self.accepted)[data.draw(st.integers(0, len(self.accepted) - 1))]
         again = queued_message("m", project_id="p", accepted_at=self.clock.now, digest=first)
-        assert self.store.accept([again], remember_seconds=600).ids == [first]
-        assert self.store.load([again.id]) == [None]
+        store = MessageStore(self.client, QUEUE, piece_bytes=data.draw(st.sampled_from((PIECE_BYTES, 10_000))))
+        assert store.accept([again], remember_seconds=600).ids == [first]
+        assert store.load([again.id]) == [None]
+        assert not self.client.exists(store.body_key(again.id))
 
     # Forwarder
 

@@ -18,7 +18,7 @@ from forwarder.housekeeping import Housekeeping
 from forwarder.worker import ForwarderWorker
 from sandbox.processes import wait_until
 from sandbox.redis_server import RedisServer
-from shared.message_store import MOST_TAKEN_BYTES, MessageStore
+from shared.message_store import MOST_TAKEN_BYTES, PIECE_BYTES, PIECES_EXPIRE_SECONDS, MessageStore
 from shared.queued_message import CodecError, QueuedMessage, State, StoredMessage, new_message_id
 
 GOLDEN = Path(__file__).parents[1] / "unit" / "golden"
@@ -387,6 +387,169 @@ def test_what_cannot_be_read_is_told_apart_from_what_is_gone(store: MessageStore
     broken, gone = store.load([one.id, "gone"])
     assert isinstance(broken, CodecError)
     assert gone is None
+
+
+# Large bodies, in pieces
+
+LARGE = bytes(range(256)) * (PIECE_BYTES // 256) * 3 + b"the end"
+"""Four pieces, the last one short."""
+
+
+def bodies(store: MessageStore) -> list[str]:
+    return [key.decode() for key in store.redis.keys("q:body:*")]  # type: ignore[union-attr]
+
+
+def test_a_large_body_lies_in_pieces_through_its_messages_life(store: MessageStore) -> None:
+    one, small = message(body=LARGE, digest="d"), message(body=b"x" * PIECE_BYTES)
+    assert (store.pieces_of(one), store.pieces_of(small)) == (4, 0)
+    store.accept([small, one], remember_seconds=60)
+    assert bodies(store) == [f"q:body:{one.id}"]
+    assert store.redis.llen(f"q:body:{one.id}") == 4
+    assert store.redis.hget(f"q:message:{one.id}", "body") is None
+    check(store, waiting=2)
+    assert load(store, one.id).message.body == LARGE
+    assert load(store, small.id).message.body == small.body
+    (without,) = store.load([one.id], with_body=False)
+    assert isinstance(without, StoredMessage)
+    assert without.message.body == b""
+    assert set(taken(store)) == {one.id, small.id}
+    store.delete([small.id])
+    assert store.schedule_retry(one.id, job_id="j", delay=0, attempts=1, generation=1, answer=ANSWER)
+    assert store.promote_due(10) == 1
+    assert taken(store, "k") == [one.id]
+    assert store.bury(one.id, job_id="k", attempts=2, generation=1, answer=ANSWER)
+    check(store, dead=1)
+    assert load(store, one.id).message.body == LARGE
+    assert store.requeue([one.id]) == 1
+    assert taken(store, "l") == [one.id]
+    store.end_lease("l")
+    assert store.recover() == 1
+    check(store, waiting=1)
+    assert load(store, one.id).message.body == LARGE
+    store.delete([one.id])
+    check(store)
+    assert bodies(store) == []
+
+
+def test_the_pieces_of_a_repeat_go(store: MessageStore) -> None:
+    first, again = message(body=LARGE, digest="d"), message(body=LARGE, digest="d")
+    store.accept([first], remember_seconds=60)
+    assert store.accept([again], remember_seconds=60).ids == [first.id]
+    assert bodies(store) == [f"q:body:{first.id}"]
+    assert load(store, first.id).message.body == LARGE
+    check(store, waiting=1)
+
+
+def test_pieces_that_no_step_claims_are_no_message_and_expire(store: MessageStore) -> None:
+    one = message(body=LARGE)
+    store.stage(one)
+    assert 0 < store.redis.ttl(f"q:body:{one.id}") <= PIECES_EXPIRE_SECONDS  # type: ignore[operator]
+    assert store.load([one.id]) == [None]
+    check(store)
+    store.accept([one], staged=[one.id])
+    assert store.redis.ttl(f"q:body:{one.id}") == -1
+    check(store, waiting=1)
+
+
+@pytest.mark.parametrize("left", [0, 3])
+def test_a_message_whose_pieces_are_not_all_there_is_not_stored_and_its_company_is(
+    store: MessageStore, left: int
+) -> None:
+    first, large, last = message(), message(body=LARGE, digest="d"), message()
+    store.stage(large)
+    for _ in range(4 - left):
+        store.redis.rpop(f"q:body:{large.id}")
+    accepted = store.accept([first, large, last], staged=[large.id], remember_seconds=60)
+    assert accepted.ids == [first.id, "", last.id]
+    assert store.load([large.id]) == [None]
+    assert store.first_id("d") is None
+    check(store, waiting=2)
+
+
+def test_a_full_redis_keeps_no_half_of_a_large_message(store: MessageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = message(body=LARGE)
+    limit = store.redis.connection_pool.connection_kwargs
+    push, client = store.redis.rpush, redis.Redis(host=limit["host"], port=limit["port"])
+    pushed: list[int] = []
+
+    def push_until_full(key: str, piece: bytes) -> object:
+        pushed.append(len(piece))
+        if len(pushed) == 2:
+            client.config_set("maxmemory", "1mb")
+        return push(key, piece)
+
+    monkeypatch.setattr(store.redis, "rpush", push_until_full)
+    try:
+        with pytest.raises(redis.OutOfMemoryError):
+            store.accept([one])
+        assert bodies(store) == []
+        # Full between the pieces and the step that accepts: PERSIST alone would be let through.
+        client.config_set("maxmemory", "0")
+        monkeypatch.undo()
+        store.stage(one)
+        client.config_set("maxmemory", "1mb")
+        with pytest.raises(redis.OutOfMemoryError):
+            store.accept([one], staged=[one.id])
+        assert store.redis.ttl(f"q:body:{one.id}") > 0  # type: ignore[operator]
+    finally:
+        client.config_set("maxmemory", "0")
+        client.close()
+    assert len(pushed) == 2
+    check(store)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (lambda r, i: r.delete(f"q:body:{i}"), "pieces of its body are missing"),
+        (lambda r, i: r.rpop(f"q:body:{i}"), "pieces of its body are missing"),
+        (lambda r, i: r.expire(f"q:body:{i}", 60), "its body will expire"),
+        (lambda r, i: r.hdel(f"q:message:{i}", "pieces"), "has no envelope or body"),
+        (lambda r, _: r.rpush("q:body:other", b"x"), "other: is gone, but its body is kept"),
+    ],
+)
+def test_verify_finds_what_is_wrong_with_pieces(
+    store: MessageStore, spoil: Callable[[redis.Redis, str], object], found: str
+) -> None:
+    one = message(body=LARGE)
+    store.accept([one])
+    check(store, waiting=1)
+    spoil(store.redis, one.id)
+    (mistake,) = store.verify(patience=0).mistakes
+    assert found in mistake
+
+
+def test_a_large_message_without_its_pieces_cannot_be_read(store: MessageStore) -> None:
+    one = message(body=LARGE)
+    store.accept([one])
+    store.redis.rpop(f"q:body:{one.id}")
+    (broken,) = store.load([one.id])
+    assert isinstance(broken, CodecError)
+    assert "4 pieces" in str(broken)
+    store.redis.hset(f"q:message:{one.id}", "pieces", "x")
+    assert isinstance(store.load([one.id])[0], CodecError)
+
+
+def test_a_large_message_that_goes_while_it_is_read_is_gone(
+    store: MessageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = message(body=LARGE)
+    store.accept([one])
+    read = store.redis.lindex
+
+    def read_late(key: str, number: int) -> object:
+        if number == 2:
+            store.delete([one.id])
+        return read(key, number)
+
+    monkeypatch.setattr(store.redis, "lindex", read_late)
+    assert store.load([one.id]) == [None]
+
+
+def test_large_bodies_count_among_the_bytes_that_are_taken(store: MessageStore) -> None:
+    store.piece_bytes = MOST_TAKEN_BYTES // 16
+    store.accept([message(project_id=f"p{n}", body=b"x" * (MOST_TAKEN_BYTES // 4 + 1)) for n in range(8)])
+    assert len(taken(store)) == 4
 
 
 def test_a_stopping_worker_takes_no_further_job(store: MessageStore) -> None:

@@ -20,7 +20,10 @@ from sandbox.stack import DEMO_SECRET
 
 SENDER: Final = "a@example.com"
 LARGE_SHARE: Final = 0.003
-"""Of all messages, those with an attachment of 200 kB."""
+"""Of all messages, those with an attachment of 200 kB, and as many with one of ``LARGEST_BYTES``."""
+
+LARGEST_BYTES: Final = (1_000_000, 3_000_000)
+"""Their bodies lie in Redis in pieces."""
 
 HANG_UP_SHARE: Final = 0.02
 """Of all tries, those in which the client hangs up somewhere between DATA and the reply."""
@@ -122,9 +125,11 @@ class Client(threading.Thread):
         message["From"], message["To"], message["Subject"] = SENDER, ", ".join(recipients), token
         message["Message-ID"] = f"<{token}@soak.example>"
         message.set_content(f"Message {token}\n")
-        if self._random.random() < LARGE_SHARE:
+        drawn = self._random.random()
+        if drawn < 2 * LARGE_SHARE:
+            size = 200_000 if drawn < LARGE_SHARE else self._random.randint(*LARGEST_BYTES)
             message.add_attachment(
-                self._random.randbytes(200_000), maintype="application", subtype="octet-stream", filename="a.bin"
+                self._random.randbytes(size), maintype="application", subtype="octet-stream", filename="a.bin"
             )
         with self._ledger.lock:
             self._ledger.given.add(token)

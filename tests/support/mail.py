@@ -18,9 +18,10 @@ def queued_message(
     recipients: Sequence[str] = ("b@x.example",),
     accepted_at: float | None = None,
     digest: str = "",
+    text: str = "<p>Text</p>",
 ) -> QueuedMessage:
     """A message as the ingress would hand it over: the API takes it and sends it."""
-    body = {"from": "a@example.com", "to": list(recipients), "subject": subject, "body": "<p>Text</p>"}
+    body = {"from": "a@example.com", "to": list(recipients), "subject": subject, "body": text}
     return QueuedMessage(
         id=new_message_id(),
         project_id=project_id,
