@@ -6,6 +6,7 @@ import smtplib
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -57,4 +58,8 @@ def test_a_renewed_certificate_is_served_and_a_broken_one_is_not(relay: Stack) -
     make_certificate(relay.certificates, "localhost", "renewed.example")
     wait_until(lambda: served(relay, implicit=True) != before, timeout=30, what="the new certificate on 465")
     assert served(relay, implicit=False) == served(relay, implicit=True)
+    wait_until(lambda: "Certificate renewed: " in relay.ingress.output(), timeout=30, what="the line in the log")
     assert "renewed.example" in relay.ingress.output()
+    if (maps := Path(f"/proc/{relay.ingress.process.pid}/maps")).exists():
+        # What reads certificates would stay in memory for good.
+        assert "cryptography" not in maps.read_text("utf-8")
