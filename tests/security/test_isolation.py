@@ -294,7 +294,7 @@ FROMS = [
 ]
 
 
-@pytest.mark.parametrize(("header", "domains"), FROMS, ids=lambda value: repr(value)[:50])
+@pytest.mark.parametrize(("header", "domains"), FROMS, ids=[repr(header)[:50] for header, _ in FROMS])
 def test_every_domain_of_header_from_is_found(header: str, domains: set[str]) -> None:
     raw = f"{header}\r\nSubject: s\r\n\r\nbody".encode()
     assert set(parse(raw, recipients=["b@x.example"]).from_domains) == domains
