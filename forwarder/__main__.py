@@ -31,7 +31,7 @@ from shared.probes import ProbeServer
 from shared.queued_message import CodecError, State, StoredMessage
 from shared.redis_connection import connect
 from shared.settings import Settings, SettingsError, load_settings
-from shared.supervisor import CANNOT_START, Supervisor, python_module
+from shared.supervisor import CANNOT_START, Supervisor, has_parent, python_module
 
 LIST_CHUNK: Final = 500
 """Dead letters read at once."""
@@ -137,13 +137,13 @@ def worker(settings: Settings) -> None:
             is_stopping=stop.is_set,
         )
     )
-    threading.Thread(target=_end_with_parent, args=(os.getppid(), stop), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
     run_for_ever(store.queue, stop)
 
 
-def _end_with_parent(parent: int, stop: threading.Event) -> None:
+def _end_with_parent(stop: threading.Event) -> None:
     """A worker whose parent was killed has nobody to stop it: it ends by itself between two jobs."""
-    while os.getppid() == parent:
+    while has_parent():
         time.sleep(1)
     stop.set()
 

@@ -25,7 +25,7 @@ from shared.log import configure, get_logger, report_crashes
 from shared.probes import ProbeServer
 from shared.redis_connection import connect, look_at_durability
 from shared.settings import Settings, SettingsError, load_settings
-from shared.supervisor import CANNOT_START, Supervisor, python_module
+from shared.supervisor import CANNOT_START, Supervisor, has_parent, python_module
 
 MULTIPROCESS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Where the ingress processes leave their metrics for the parent to add up."""
@@ -146,7 +146,7 @@ async def serve(settings: Settings, *, is_child: bool) -> int:
 
         probes = ProbeServer(settings.health_port, readiness=readiness)
         probes.start()
-    watching = asyncio.create_task(_end_with_parent(os.getppid(), stop)) if is_child else None
+    watching = asyncio.create_task(_end_with_parent(stop)) if is_child else None
     await stop.wait()
     if watching:
         watching.cancel()
@@ -158,9 +158,9 @@ async def serve(settings: Settings, *, is_child: bool) -> int:
     return 0
 
 
-async def _end_with_parent(parent: int, stop: asyncio.Event) -> None:
+async def _end_with_parent(stop: asyncio.Event) -> None:
     """A child whose parent was killed has nobody to stop it, and would share the ports with the next parent's."""
-    while os.getppid() == parent:  # noqa: ASYNC110 - no event tells of a parent's end
+    while has_parent():  # noqa: ASYNC110 - no event tells of a parent's end
         await asyncio.sleep(1)
     stop.set()
 

@@ -20,6 +20,10 @@ LONGEST_BACKOFF: Final = 30.0
 HEALTHY_AFTER: Final = 30.0
 CHECK_SECONDS: Final = 0.2
 
+PARENT_PID: Final = "PLUNK_SMTP_PARENT_PID"
+"""Variable that tells a child its parent. The system may already name who adopted the child: a parent can be killed
+before its child has come so far as to ask."""
+
 CANNOT_START: Final = 78
 """Exit code (EX_CONFIG) of a child whose configuration is wrong: starting it again would not help."""
 
@@ -40,7 +44,7 @@ class Supervisor:
     ) -> None:
         self._command = list(command)
         self._stop_timeout = stop_timeout
-        self._environ = dict(environ if environ is not None else os.environ)
+        self._environ = {**(environ if environ is not None else os.environ), PARENT_PID: str(os.getpid())}
         self._on_exit = on_exit
         self._children: list[subprocess.Popen[bytes] | None] = [None] * count
         self._started_at = [0.0] * count
@@ -107,6 +111,11 @@ class Supervisor:
                 child.wait()
                 killed += 1
         return 1 if killed else 0
+
+
+def has_parent() -> bool:
+    """Whether the supervisor that began this process still lives; true for one that was begun by hand."""
+    return os.environ.get(PARENT_PID, str(os.getppid())) == str(os.getppid())
 
 
 def python_module(module: str, *args: str) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 
 from sandbox.processes import ServerProcess, accepts_connections, free_port, wait_until
 from sandbox.stack import ROOT, Stack
+from shared.supervisor import PARENT_PID
 from tests.support.wire import Wire, simple
 
 
@@ -115,6 +116,16 @@ def test_several_ingress_processes_share_the_port(tmp_path: Path) -> None:
                 assert wire.message(simple(subject=f"m{number}")).startswith("250")
         wait_until(lambda: len(stack.api.sent()) == 10, timeout=30, what="ten mails")
         assert stack.ingress.process.stop() == 0
+
+
+@pytest.mark.parametrize("child", [("ingress", "--child"), ("forwarder", "worker")], ids=" ".join)
+def test_a_child_whose_parent_was_killed_at_once_ends_by_itself(own_relay: Stack, child: tuple[str, str]) -> None:
+    own_relay.start_services()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    environ = {**os.environ, **own_relay.environ, PARENT_PID: str(gone.pid)}
+    found = subprocess.run([sys.executable, "-m", *child], env=environ, cwd=ROOT, timeout=60, check=False)
+    assert found.returncode == 0
 
 
 def test_ingress_processes_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -40,7 +41,7 @@ class StoreClock:
             if isinstance(script, str) and REDIS_CLOCK in script:
                 changed = script.replace(REDIS_CLOCK, f"{{redis.call('GET', '{KEY}'), '0'}}")
                 patch.setattr(store_scripts, name, changed)
-        clock = SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now)
+        clock = SimpleNamespace(time=lambda: self.now, monotonic=lambda: self.now, sleep=time.sleep)
         patch.setattr(forwarder.batch, "time", clock)
         # A step is over long before a lease would be renewed.
         patch.setattr(BatchForwarder, "_keep_lease", lambda _: None)
