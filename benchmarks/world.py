@@ -44,7 +44,7 @@ class Scale:
     """Messages over which growth is looked for."""
     load_start: float = 1.0
     """Seconds that a load process gets for starting and connecting before it warms up."""
-    processes: int = max(1, CORES // 2)
+    processes: int = CORES
     """Ingress processes where the whole machine is meant: Redis, PostgreSQL and the clients need the other cores."""
     workers: int = CORES
     """Forwarder workers where the whole machine is meant."""
