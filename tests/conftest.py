@@ -13,6 +13,7 @@ import pytest
 from sandbox.processes import wait_until
 from sandbox.redis_server import RedisServer
 from sandbox.stack import ROOT, Stack
+from tests.support.books import ROW, Row, table
 
 # Every run of pytest closes the directory of all runs to others, PostgreSQL's unprivileged user among them: runs of
 # different checkouts have one each.
@@ -74,3 +75,13 @@ def own_relay(tmp_path: Path) -> Iterator[Stack]:
         yield stack
     finally:
         stack.stop()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of what came of each fault. Here, since it is this file that the process at the terminal reads."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    rows = [Row(**value) for report in reports for name, value in report.user_properties if name == ROW]
+    if rows:
+        terminalreporter.section("faults: nothing lost, nothing twice")
+        for line in table(rows):
+            terminalreporter.line(line)

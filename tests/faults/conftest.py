@@ -1,4 +1,4 @@
-"""Servers that all fault tests share, and the table of what came of each fault at the end of the run."""
+"""Servers that all fault tests share, and the books of what came of each fault."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from typing import Any
 import pytest
 
 from sandbox.stack import Stack
-from tests.support.books import Row, settle, table
-
-ROW = "fault"
-"""The property of a test's report that holds a row: reports reach the terminal from every process of a run."""
+from tests.support.books import ROW, Row, settle
 
 Settle = Callable[..., Row]
 MakeRelay = Callable[..., Stack]
@@ -73,12 +70,3 @@ def books(record_property: Callable[[str, object], None]) -> Settle:
         return row
 
     return keep
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
-    rows = [Row(**value) for report in reports for name, value in report.user_properties if name == ROW]
-    if rows:
-        terminalreporter.section("faults: nothing lost, nothing twice")
-        for line in table(rows):
-            terminalreporter.line(line)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sandbox.processes import wait_until
 from sandbox.stack import Stack
 from shared.message_store import MessageStore
+
+ROW: Final = "fault"
+"""The property of a test's report that holds a row: reports reach the terminal from every process of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
