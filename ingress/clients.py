@@ -35,11 +35,6 @@ def counted_as(address: str) -> str:
     return str(ipaddress.IPv6Network((address, IPV6_PREFIX), strict=False))
 
 
-def parse_networks(items: Iterable[str]) -> tuple[Network, ...]:
-    """Networks in CIDR form; an address alone is itself. Raises ``ValueError``."""
-    return tuple(ipaddress.ip_network(item) for item in items)
-
-
 def is_in(address: str, networks: Iterable[Network]) -> bool:
     """Whether one of ``networks`` holds ``address``."""
     try:

@@ -30,10 +30,6 @@ class Reply:
         """The reply as one line of the wire: printable ASCII, no CR or LF inside, ended by CRLF."""
         return one_line(str(self)).encode("ascii", "replace") + b"\r\n"
 
-    @property
-    def is_permanent(self) -> bool:
-        return self.code >= 500
-
     def filled(self, **values: object) -> Reply:
         """This reply with its ``{placeholders}`` filled in; every value is cut and folded to one line."""
         return replace(self, text=self.text.format(**{k: one_line(str(v)) for k, v in values.items()}))

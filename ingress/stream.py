@@ -73,12 +73,6 @@ class ByteStream:
         """Forget what was pipelined before TLS: it must not count as sent under it (CVE-2024-34083)."""
         self._buffer.clear()
 
-    def take_all(self) -> bytes:
-        """Everything that has arrived and was not read."""
-        taken = bytes(self._buffer)
-        self._buffer.clear()
-        return taken
-
     @property
     def has_line(self) -> bool:
         return b"\n" in self._buffer

@@ -98,7 +98,9 @@ class Settings(BaseModel):
     defer_transient: bool = _setting(False, "Answer 451 instead of 554 when the API says 429 or 5xx in the preflight")
 
     # Queue
-    batch_size: int = _setting(100, "Most messages of one RQ job", ge=1, le=1000)
+    batch_size: int = _setting(
+        100, "Most messages stored in one step, and taken in hand by a worker at once", ge=1, le=1000
+    )
     queue_max_messages: int = _setting(1_000_000, "Waiting messages past which mail gets 452; 0 = no limit", ge=0)
     queue_name: str = _setting("plunk-smtp", "Name of the RQ queue, prefix of the Redis keys", pattern=r"^[\w.-]+$")
     require_durable_redis: bool = _setting(False, "Refuse to start on a Redis that may lose acknowledged writes")
