@@ -22,16 +22,17 @@ from forwarder.secrets import Secrets
 from forwarder.sender import Sender
 from forwarder.webhook import Webhook
 from forwarder.worker import ForwarderWorker, run_for_ever
-from shared.checks import check_api, check_configuration, check_database, check_redis, print_checks
-from shared.log import configure, get_logger, report_crashes
+from shared.checks import Check, check_api, check_database, check_redis
+from shared.log import get_logger
 from shared.message_store import MessageStore
 from shared.metrics import QueueCollector
 from shared.plunk_api import PlunkApi
 from shared.probes import ProbeServer
 from shared.queued_message import CodecError, State, StoredMessage
 from shared.redis_connection import connect
-from shared.settings import Settings, SettingsError, load_settings
-from shared.supervisor import CANNOT_START, Supervisor, has_parent, python_module
+from shared.settings import Settings
+from shared.startup import begin
+from shared.supervisor import Supervisor, has_parent, python_module
 
 LIST_CHUNK: Final = 500
 """Dead letters read at once."""
@@ -45,24 +46,14 @@ log = get_logger(__name__)
 @click.pass_context
 def main(context: click.Context, workers: int, check: bool) -> None:
     """Forward queued mail to Plunk; without a command, run the workers."""
-    try:
-        settings = load_settings()
-    except SettingsError as error:
-        if check:
-            print_checks(check_configuration(error.mistakes))
-            sys.exit(CANNOT_START)
-        for mistake in error.mistakes:
-            click.echo(mistake, err=True)
-        sys.exit(CANNOT_START)
-    context.obj = settings
-    configure(settings.log_format, settings.log_level, process="forwarder")
-    report_crashes()
-    if check:
-        sys.exit(
-            print_checks([*check_configuration(), check_redis(settings), check_database(settings), check_api(settings)])
-        )
+    context.obj = settings = begin("forwarder", only_check=check, check_all=check_all)
     if context.invoked_subcommand is None:
         sys.exit(run(settings, workers))
+
+
+def check_all(settings: Settings) -> list[Check]:
+    """Every check of the forwarder, in the order of a message's way."""
+    return [check_redis(settings), check_database(settings), check_api(settings)]
 
 
 def run(settings: Settings, workers: int) -> int:

@@ -20,11 +20,11 @@ from ingress.certificates import CertificateError, CertificateStore
 from ingress.checks import check_all
 from ingress.limits import raise_file_limit, room_for_connections
 from ingress.server import IngressServer, StartError
-from shared.checks import check_configuration, print_checks
-from shared.log import configure, get_logger, report_crashes
+from shared.log import get_logger
 from shared.probes import ProbeServer
 from shared.redis_connection import connect, look_at_durability
-from shared.settings import Settings, SettingsError, load_settings
+from shared.settings import Settings
+from shared.startup import begin
 from shared.supervisor import CANNOT_START, Supervisor, has_parent, python_module
 
 MULTIPROCESS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -50,19 +50,7 @@ log = get_logger(__name__)
 @click.option("--child", is_flag=True, hidden=True, help="One of several ingress processes: the parent has the probes.")
 def main(check: bool, child: bool) -> None:
     """Accept mail by SMTP for Plunk and queue it."""
-    try:
-        settings = load_settings()
-    except SettingsError as error:
-        if check:
-            print_checks(check_configuration(error.mistakes))
-            sys.exit(CANNOT_START)
-        for mistake in error.mistakes:
-            click.echo(mistake, err=True)
-        sys.exit(CANNOT_START)
-    configure(settings.log_format, settings.log_level, process="ingress")
-    report_crashes()
-    if check:
-        sys.exit(print_checks([*check_configuration(), *check_all(settings)]))
+    settings = begin("ingress", only_check=check, check_all=check_all)
     if settings.ingress_processes > 1 and not child:
         sys.exit(supervise(settings))
     sys.exit(uvloop.run(serve(settings, is_child=child)))
