@@ -13,7 +13,9 @@ import pytest
 from sandbox.processes import wait_until
 from sandbox.redis_server import RedisServer
 from sandbox.stack import ROOT, Stack
+from shared.message_store import MessageStore
 from tests.support.books import ROW, Row, table
+from tests.support.stacks import started
 
 # Every run of pytest closes the directory of all runs to others, PostgreSQL's unprivileged user among them: runs of
 # different checkouts have one each.
@@ -32,6 +34,18 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def empty_redis(redis_server: RedisServer) -> RedisServer:
     redis_server.client().flushall()
     return redis_server
+
+
+@pytest.fixture
+def store(empty_redis: RedisServer) -> MessageStore:
+    return MessageStore(empty_redis.client(), "q")
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Redis, PostgreSQL and the stand-in API, started once; a test that breaks one mends it."""
+    with started(Stack(tmp_path_factory.mktemp("services"), tls=False)) as stack:
+        yield stack
 
 
 def _emptied(stack: Stack) -> Stack:

@@ -1,4 +1,4 @@
-"""Servers that all fault tests share, and the books of what came of each fault."""
+"""Relays over the shared servers, and the books of what came of each fault."""
 
 from __future__ import annotations
 
@@ -14,17 +14,6 @@ from tests.support.books import ROW, Row, settle
 
 Settle = Callable[..., Row]
 MakeRelay = Callable[..., Stack]
-
-
-@pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Redis, PostgreSQL and the stand-in API, started once; a test that breaks one mends it."""
-    stack = Stack(tmp_path_factory.mktemp("services"), tls=False)
-    try:
-        stack.start_services()
-        yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import orjson
 import pytest
 
 from sandbox.processes import wait_until
 from sandbox.stack import DEMO_PROJECT, Stack
 from shared.message_store import MessageStore
-from shared.queued_message import QueuedMessage, StoredMessage, new_message_id
+from shared.queued_message import StoredMessage
+from tests.support.mail import queued_message
+from tests.support.stacks import started
 from tests.support.wire import Wire, simple
 
 BACKLOG = int(os.environ.get("FAIRNESS_MESSAGES", "2000"))
@@ -25,32 +26,15 @@ OTHER_SECRET = "sk_other_0123456789abcdef0123456789abcdef"
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
-    own = Stack(tmp_path, tls=False)
-    try:
-        own.start_services()
+    with started(Stack(tmp_path, tls=False)) as own:
         yield own
-    finally:
-        own.stop()
 
 
 def fill(store: MessageStore, project_id: str, count: int) -> None:
     """A backlog, as an ingress would have queued it."""
     for start in range(0, count, 500):
-        messages = []
-        for number in range(start, min(start + 500, count)):
-            body = {"from": "a@example.com", "to": ["b@x.example"], "subject": f"a{number}", "body": "<p>x</p>"}
-            messages.append(
-                QueuedMessage(
-                    id=new_message_id(),
-                    project_id=project_id,
-                    sender="a@example.com",
-                    recipients=("b@x.example",),
-                    envelope_from="a@example.com",
-                    accepted_at=time.time(),
-                    body=orjson.dumps(body),
-                )
-            )
-        store.accept(messages)
+        numbers = range(start, min(start + 500, count))
+        store.accept([queued_message(f"a{number}", project_id=project_id) for number in numbers])
 
 
 def single(stack: Stack, subject: str) -> tuple[float, int]:

@@ -14,16 +14,6 @@ from shared.checks import Check, check_api, check_database, check_redis, print_c
 from shared.settings import load_settings
 
 
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("services"), tls=False)
-    try:
-        stack.start_services()
-        yield stack
-    finally:
-        stack.stop()
-
-
 class NotPlunk(BaseHTTPRequestHandler):
     """A web site: says 200 to everything, or redirects."""
 

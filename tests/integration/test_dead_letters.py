@@ -18,10 +18,10 @@ import pytest
 
 from forwarder.webhook import Webhook, sign
 from sandbox.processes import wait_until
-from sandbox.redis_server import RedisServer
 from sandbox.stack import DEMO_PROJECT, ROOT, Stack
 from shared.message_store import MessageStore
-from shared.queued_message import QueuedMessage, new_message_id
+from shared.queued_message import QueuedMessage
+from tests.support.mail import queued_message as message
 from tests.support.wire import Wire, simple
 
 SECRET = "webhook-secret-of-the-tests"
@@ -64,24 +64,6 @@ def receiver() -> Iterator[tuple[str, Receiver]]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-def message(**changes: Any) -> QueuedMessage:
-    fields: dict[str, Any] = {
-        "id": new_message_id(),
-        "project_id": DEMO_PROJECT,
-        "sender": "a@example.com",
-        "recipients": ("b@x.example",),
-        "envelope_from": "a@example.com",
-        "accepted_at": time.time(),
-        "body": b'{"from":"a@example.com","to":["b@x.example"],"subject":"s","body":"<p>b</p>"}',
-    }
-    return QueuedMessage(**{**fields, **changes})
-
-
-@pytest.fixture
-def store(empty_redis: RedisServer) -> MessageStore:
-    return MessageStore(empty_redis.client(), "q")
 
 
 def bury(store: MessageStore, one: QueuedMessage, **options: Any) -> bool:

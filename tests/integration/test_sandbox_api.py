@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,16 +10,6 @@ import requests
 
 from sandbox.processes import wait_until
 from sandbox.stack import DEMO_DOMAIN, DEMO_PROJECT, DEMO_SECRET, UNVERIFIED_DOMAIN, Stack
-
-
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("services"), tls=False)
-    try:
-        stack.start_services()
-        yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -19,28 +20,13 @@ from forwarder.worker import ForwarderWorker
 from sandbox.processes import wait_until
 from sandbox.redis_server import RedisServer
 from shared.message_store import MOST_TAKEN_BYTES, PIECE_BYTES, PIECES_EXPIRE_SECONDS, MessageStore
-from shared.queued_message import CodecError, QueuedMessage, State, StoredMessage, new_message_id
+from shared.queued_message import CodecError, State, StoredMessage
+from tests.support.mail import queued_message
+
+message = partial(queued_message, project_id="p")
 
 GOLDEN = Path(__file__).parents[1] / "unit" / "golden"
 ANSWER = {"at": 1.0, "status": 503, "code": "", "message": "down"}
-
-
-@pytest.fixture
-def store(empty_redis: RedisServer) -> MessageStore:
-    return MessageStore(empty_redis.client(), "q")
-
-
-def message(**changes: object) -> QueuedMessage:
-    fields: dict[str, object] = {
-        "id": new_message_id(),
-        "project_id": "p",
-        "sender": "a@example.com",
-        "recipients": ("b@x.example",),
-        "envelope_from": "a@example.com",
-        "accepted_at": time.time(),
-        "body": b"{}",
-    }
-    return QueuedMessage(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 def load(store: MessageStore, message_id: str) -> StoredMessage:

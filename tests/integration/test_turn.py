@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,15 @@ import pytest
 from forwarder.batch import BatchForwarder
 from forwarder.sender import Outcome
 from sandbox.processes import wait_until
-from sandbox.redis_server import RedisServer
-from sandbox.stack import DEMO_PROJECT, Stack
+from sandbox.stack import Stack
 from shared.message_store import MessageStore
 from shared.plunk_api import RateLimit
-from shared.queued_message import QueuedMessage, State, StoredMessage, new_message_id
+from shared.queued_message import State, StoredMessage
 from shared.verdict import Verdict
+from tests.support.mail import queued_message
+from tests.support.stacks import started
 
-
-@pytest.fixture
-def store(empty_redis: RedisServer) -> MessageStore:
-    return MessageStore(empty_redis.client(), "q")
-
-
-def message(project_id: str = "p", **changes: Any) -> QueuedMessage:
-    fields: dict[str, Any] = {
-        "id": new_message_id(),
-        "project_id": project_id,
-        "sender": "a@example.com",
-        "recipients": ("b@x.example",),
-        "envelope_from": "a@example.com",
-        "accepted_at": time.time(),
-        "body": b"{}",
-    }
-    return QueuedMessage(**{**fields, **changes})
+message = partial(queued_message, project_id="p")
 
 
 def outcome(verdict: Verdict, *, rate: RateLimit | None = None, retry_after: float | None = None) -> Outcome:
@@ -76,7 +62,7 @@ def test_a_turn_takes_on_until_nothing_waits(store: MessageStore) -> None:
 
 
 def test_mail_that_comes_while_a_slow_call_is_under_way_does_not_wait_for_it(store: MessageStore) -> None:
-    slow, late = message(), message("other")
+    slow, late = message(), message(project_id="other")
     store.accept([slow])
     came = threading.Event()
 
@@ -124,7 +110,7 @@ def test_a_stop_gives_back_what_was_not_begun(store: MessageStore) -> None:
 
 
 def test_a_429_holds_its_own_project_back_and_spends_no_attempt(store: MessageStore) -> None:
-    store.accept([message("limited") for _ in range(40)] + [message("free") for _ in range(40)])
+    store.accept([message(project_id="limited") for _ in range(40)] + [message(project_id="free") for _ in range(40)])
     limit = RateLimit(limit=50, remaining=0, reset=3)
 
     def answer(stored: StoredMessage) -> Outcome:
@@ -143,7 +129,7 @@ def test_a_429_holds_its_own_project_back_and_spends_no_attempt(store: MessageSt
 
 
 def test_an_answer_that_tells_of_the_limits_end_slows_the_project_before_a_429(store: MessageStore) -> None:
-    store.accept([message("near") for _ in range(60)] + [message("free") for _ in range(10)])
+    store.accept([message(project_id="near") for _ in range(60)] + [message(project_id="free") for _ in range(10)])
     left = [10]
 
     def answer(stored: StoredMessage) -> Outcome:
@@ -161,10 +147,7 @@ def test_an_answer_that_tells_of_the_limits_end_slows_the_project_before_a_429(s
 
 def test_a_worker_stays_through_a_restart_of_redis(tmp_path: Path) -> None:
     """It remembers what it sent while Redis was away, so it must not be another process afterwards."""
-    stack = Stack(tmp_path, tls=False)
-    try:
-        stack.start_services()
-        stack.start_forwarder()
+    with started(Stack(tmp_path, tls=False), forwarder=True) as stack:
 
         def workers() -> list[str]:
             command = ["ps", "-o", "pid=", "--ppid", str(stack.forwarder.process.pid)]
@@ -178,11 +161,8 @@ def test_a_worker_stays_through_a_restart_of_redis(tmp_path: Path) -> None:
         stack.redis.kill()
         wait_until(lambda: "going on" in stack.forwarder.output(), timeout=30, what="a worker that noticed")
         stack.redis.start()
-        body = b'{"from":"a@example.com","to":["b@x.example"],"subject":"s","body":"<p>b</p>"}'
         store = MessageStore(stack.redis.client(), "plunk-smtp")
-        store.accept([message(DEMO_PROJECT, body=body)])
+        store.accept([queued_message()])
         wait_until(stack.api.sent, timeout=30, what="the mail")
         assert workers() == before
         assert stack.forwarder.process.stop() == 0
-    finally:
-        stack.stop()

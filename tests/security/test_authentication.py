@@ -26,6 +26,7 @@ from shared.projects import Project
 from shared.redis_connection import connect
 from shared.settings import load_settings
 from tests.support.requirements import requires_program
+from tests.support.stacks import started
 from tests.support.wire import Wire
 
 FILTER = ROOT / "docs" / "fail2ban" / "plunk-smtp-relay.conf"
@@ -176,12 +177,8 @@ def throttled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         AUTH_THROTTLE_FAILURES="2",
         AUTH_ALLOW_LIST="127.0.7.0/24, 2001:db8::/32",
     )
-    try:
-        stack.start_services()
-        stack.start_ingress()
+    with started(stack, ingress=True):
         yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from sandbox.stack import DEMO_SECRET, Stack
 from shared.projects import Project
 from shared.settings import load_settings
 from tests.support.certificates import make_pair, write_pem
+from tests.support.stacks import started
 from tests.support.wire import Wire, simple
 
 NEWLINES = [b"\n", b"\r", b"\r\n", b"\r\r\n", b"\n\r", b"\r\n\r", b"\r\0\n", b"\r\n\0", b"\0\r\n"]
@@ -284,12 +285,8 @@ def with_extra_ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
     submission = free_port()
     secure = next(port for port in (free_port(base * 1000 + 465) for base in range(21, 32)) if port % 1000 == 465)
     stack = Stack(tmp_path_factory.mktemp("ports"), PORTS_EXTRA=f"{submission}, {secure}", HOST="::")
-    try:
-        stack.start_services()
-        stack.start_ingress()
+    with started(stack, ingress=True):
         yield stack, submission, secure
-    finally:
-        stack.stop()
 
 
 def test_extra_ports_are_as_their_models(with_extra_ports: tuple[Stack, int, int]) -> None:

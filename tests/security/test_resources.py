@@ -20,6 +20,7 @@ import pytest
 from ingress.limits import OWN_FILES, SharedLimits, raise_file_limit, room_for_connections
 from sandbox.processes import ServerProcess, accepts_connections, free_port, wait_until
 from sandbox.stack import ROOT, Stack
+from tests.support.stacks import started
 from tests.support.wire import Wire, simple
 
 LORISES = 1000
@@ -141,12 +142,8 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         IDLE_TIMEOUT="3",
         DATA_TIMEOUT="4",
     )
-    try:
-        stack.start_services()
-        stack.start_ingress()
+    with started(stack, ingress=True):
         yield stack
-    finally:
-        stack.stop()
 
 
 def test_one_address_has_its_share_and_all_together_theirs(limited: Stack) -> None:

@@ -22,6 +22,7 @@ from sandbox.stack import Stack
 from shared.settings import Settings, load_settings
 from tests.support.certificates import Pair, acme_entry, make_pair, write_acme, write_pem
 from tests.support.requirements import requires_program
+from tests.support.stacks import started
 
 NAMES = {
     "smtp.one.example": make_pair("smtp.one.example"),
@@ -44,12 +45,8 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack.certificates.mkdir()
     broken = acme_entry(["broken.example"], (NAMES["smtp.one.example"][0], NAMES["mail.two.example"][1]))
     write_acme(stack.certificates / "acme.json", [*entries(NAMES), broken])
-    try:
-        stack.start_services()
-        stack.start_ingress()
+    with started(stack, ingress=True):
         yield stack
-    finally:
-        stack.stop()
 
 
 def client(**options: object) -> ssl.SSLContext:

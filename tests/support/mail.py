@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
@@ -11,25 +11,18 @@ from sandbox.stack import DEMO_PROJECT
 from shared.queued_message import QueuedMessage, new_message_id
 
 
-def queued_message(
-    subject: str,
-    *,
-    project_id: str = DEMO_PROJECT,
-    recipients: Sequence[str] = ("b@x.example",),
-    accepted_at: float | None = None,
-    digest: str = "",
-    text: str = "<p>Text</p>",
-) -> QueuedMessage:
-    """A message as the ingress would hand it over: the API takes it and sends it."""
+def queued_message(subject: str = "s", *, text: str = "<p>Text</p>", **fields: Any) -> QueuedMessage:
+    """A message as the ingress would hand it over: the API takes it and sends it. ``fields`` are those of its own."""
+    recipients = fields.get("recipients", ("b@x.example",))
     body = {"from": "a@example.com", "to": list(recipients), "subject": subject, "body": text}
-    return QueuedMessage(
-        id=new_message_id(),
-        project_id=project_id,
-        sender="a@example.com",
-        recipients=tuple(recipients),
-        envelope_from="a@example.com",
-        accepted_at=time.time() if accepted_at is None else accepted_at,
-        body=orjson.dumps(body),
-        subject=subject,
-        digest=digest,
-    )
+    usual: dict[str, Any] = {
+        "id": new_message_id(),
+        "project_id": DEMO_PROJECT,
+        "sender": "a@example.com",
+        "recipients": recipients,
+        "envelope_from": "a@example.com",
+        "accepted_at": time.time(),
+        "body": orjson.dumps(body),
+        "subject": subject,
+    }
+    return QueuedMessage(**{**usual, **fields})

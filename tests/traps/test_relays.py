@@ -14,6 +14,7 @@ import pytest
 from ingress.message.plain_text import to_html
 from sandbox.stack import Stack
 from shared.message_store import MessageStore
+from tests.support.stacks import started
 from tests.support.wire import Wire, simple
 
 
@@ -21,12 +22,8 @@ from tests.support.wire import Wire, simple
 def relay_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A relay with TLS and probes, and no forwarder: what was accepted stays in the queue to be looked at."""
     stack = Stack(tmp_path_factory.mktemp("relay"), probes=True, PREFLIGHT_TIMEOUT="1", SHUTDOWN_TIMEOUT="60")
-    try:
-        stack.start_services()
-        stack.start_ingress()
+    with started(stack, ingress=True):
         yield stack
-    finally:
-        stack.stop()
 
 
 def connected(stack: Stack) -> Wire:

@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 import zlib
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -29,36 +28,18 @@ from forwarder.housekeeping import Housekeeping
 from forwarder.secrets import Secrets
 from forwarder.sender import Sender
 from forwarder.worker import ForwarderWorker
-from sandbox.redis_server import RedisServer
-from sandbox.stack import DEMO_PROJECT, Stack
+from sandbox.stack import Stack
 from shared.message_store import JOB_TIMEOUT, RESULT_TTL, JsonSerializer, MessageStore
 from shared.plunk_api import PlunkApi
-from shared.queued_message import QueuedMessage, State, StoredMessage, new_message_id
+from shared.queued_message import QueuedMessage, State, StoredMessage
 from shared.settings import Settings
 from shared.verdict import Verdict
 from tests.support import rq_jobs
+from tests.support.mail import queued_message as message
 from tests.support.rq_jobs import killed_worker
 
 FAR = 10_000.0
 """Seconds: past every time limit of RQ's registries."""
-
-
-@pytest.fixture
-def store(empty_redis: RedisServer) -> MessageStore:
-    return MessageStore(empty_redis.client(), "q")
-
-
-def message(**changes: Any) -> QueuedMessage:
-    fields: dict[str, Any] = {
-        "id": new_message_id(),
-        "project_id": DEMO_PROJECT,
-        "sender": "a@example.com",
-        "recipients": ("b@x.example",),
-        "envelope_from": "a@example.com",
-        "accepted_at": time.time(),
-        "body": b'{"from":"a@example.com","to":["b@x.example"],"subject":"s","body":"<p>b</p>"}',
-    }
-    return QueuedMessage(**{**fields, **changes})
 
 
 def holders(connection: redis.Redis, job_id: str) -> set[str]:
@@ -297,17 +278,6 @@ def test_stock_repeats_a_job_that_was_done_when_redis_fails(store: MessageStore)
         burst=True, logging_level="CRITICAL"
     )
     assert store.redis.get("sent") == b"2"
-
-
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Redis, PostgreSQL and the stand-in API; the forwarder's parts are the test's own."""
-    stack = Stack(tmp_path_factory.mktemp("services"), tls=False)
-    try:
-        stack.start_services()
-        yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.fixture
