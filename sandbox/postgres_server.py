@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from sandbox.processes import ServerFailed, ServerProcess, free_port
+from sandbox.processes import Server, ServerFailed, ServerProcess, free_port
 
 SCHEMA: Final = Path(__file__).with_name("schema.sql")
 UNPRIVILEGED: Final = "nobody"
@@ -44,7 +44,7 @@ def copy_installation(installation: Path, target: Path) -> Path:
     return copied
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """One PostgreSQL on loopback with Plunk's tables; its data survive ``kill`` and ``start`` again."""
 
     def __init__(self, directory: Path, *, port: int = 0) -> None:
@@ -88,17 +88,6 @@ class PostgresServer:
         self.process.wait_ready(self._answers)
         self._run("psql", "-q", "-v", "ON_ERROR_STOP=1", self.url, text=SCHEMA.read_text("utf-8"))
 
-    def restart(self) -> None:
-        """Start again on the same port and data; after ``kill``, as after a crash."""
-        self.process.stop()
-        self.start()
-
-    def kill(self) -> None:
-        self.process.kill()
-
-    def stop(self) -> None:
-        self.process.stop()
-
     def execute(self, sql: str) -> str:
         """Run SQL as the superuser; what it returns, unaligned. For set-up by hand, not for anything quick."""
         return self._run("psql", "-q", "-At", "-v", "ON_ERROR_STOP=1", self.url, text=sql)
@@ -122,10 +111,3 @@ class PostgresServer:
         if finished.returncode != 0:
             raise ServerFailed(f"{program}: {finished.stderr.strip()[-500:]}")
         return finished.stdout
-
-    def __enter__(self) -> PostgresServer:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

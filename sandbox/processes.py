@@ -10,9 +10,10 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 LISTENING_PORTS: Final = range(20_000, 32_000)
 """Below the range from which systems take ports for outgoing connections (Linux 32768, others 49152): no client's
@@ -123,6 +124,13 @@ class ServerProcess:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def children(self) -> list[int]:
+        """The pids of the processes that it started itself and that run now."""
+        found = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self.pid)], capture_output=True, text=True, check=False
+        )
+        return [int(line) for line in found.stdout.split()]
+
     def start(self) -> None:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -177,3 +185,31 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             return self._process.returncode
+
+
+class Server(ABC):
+    """A server of one ``process``, that keeps its port and its data: how it starts is its own, all else is alike."""
+
+    process: ServerProcess
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start, also after an end, and wait until it answers. Raises ``ServerFailed``."""
+
+    def restart(self) -> None:
+        self.process.stop()
+        self.start()
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        self.process.kill()
+
+    def stop(self) -> None:
+        self.process.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import redis
 
-from sandbox.processes import ServerFailed, ServerProcess, free_port
+from sandbox.processes import Server, ServerFailed, ServerProcess, free_port
 from shared.redis_connection import DURABLE, WAITAOF_SINCE
 
 OLDEST: Final = (6, 2)
@@ -44,7 +44,7 @@ def _version(binary: Path) -> tuple[int, int]:
     return (int(version[1]), int(version[2])) if version else (0, 0)
 
 
-class RedisServer:
+class RedisServer(Server):
     """One Redis on loopback; its data survive ``kill`` and ``start`` again."""
 
     def __init__(self, directory: Path, *, port: int = 0, binary: Path | None = None, **config: str) -> None:
@@ -68,27 +68,9 @@ class RedisServer:
         self.process.start()
         self.process.wait_ready(self._answers)
 
-    def restart(self) -> None:
-        """Start again on the same port and data; after ``kill``, as after a crash."""
-        self.process.stop()
-        self.start()
-
-    def kill(self) -> None:
-        self.process.kill()
-
-    def stop(self) -> None:
-        self.process.stop()
-
     def _answers(self) -> bool:
         try:
             with self.client(socket_timeout=1) as client:
                 return bool(client.ping())
         except redis.RedisError:
             return False
-
-    def __enter__(self) -> RedisServer:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

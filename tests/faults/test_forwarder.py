@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 
 from sandbox.processes import wait_until
 from sandbox.stack import Stack
 from shared.message_store import MessageStore
 from tests.faults.conftest import MakeRelay, Settle
 from tests.support.load import send_many
-
-
-def worker_pids(stack: Stack) -> list[int]:
-    """The forwarder's worker processes: children of its parent process."""
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(stack.forwarder.process.pid)], capture_output=True, text=True, check=False
-    )
-    return [int(line) for line in found.stdout.split()]
 
 
 def test_a_stopped_forwarder_delays_and_loses_nothing(bench: Stack, books: Settle) -> None:
@@ -38,7 +29,7 @@ def test_the_whole_forwarder_killed_with_a_backlog(make_relay: MakeRelay, books:
     stack.api.fail("latency", seconds=0.3)
     subjects = send_many(stack, 60)
     wait_until(stack.api.sent, timeout=30, what="the first mail")
-    for pid in [*worker_pids(stack), stack.forwarder.process.pid]:
+    for pid in [*stack.forwarder.process.children(), stack.forwarder.process.pid]:
         os.kill(pid, signal.SIGKILL)
     stack.forwarder.process.kill()
     stack.api.clear_faults()

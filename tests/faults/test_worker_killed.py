@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Final
 
 import pytest
@@ -89,12 +89,13 @@ def due_retries(stack: Stack, store: MessageStore, prefix: str) -> list[str]:
     return subjects
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Kill:
     """One row: who dies where, with which mail in the store."""
 
     instant: Instant
     arrange: Arrange = accepted
+    _: KW_ONLY
     workers: int = 1
     victims: int = 1
     kills_parent: bool = False
@@ -108,6 +109,14 @@ def instant(name: str, function: str, when: str, call: int = 1) -> Instant:
     return Instant(name=name, module=module, function=function, when=when, call=call)  # type: ignore[arg-type]
 
 
+def in_store(name: str, step: str, when: str) -> Instant:
+    return instant(name, f"shared.message_store:MessageStore.{step}", when)
+
+
+def in_rq(name: str, step: str, when: str) -> Instant:
+    return instant(name, f"rq.worker.base:BaseWorker.{step}", when)
+
+
 _POPPED = instant(
     "after the pop, before the job", "forwarder.worker:ForwarderWorker.dequeue_job_and_maintain_ttl", "after"
 )
@@ -115,66 +124,48 @@ _MID_REQUEST = instant(
     "mid-request: asked, not answered", "urllib3.connection:HTTPConnection.getresponse", "before", call=2
 )
 _ANSWERED = instant("after the API's 200, before the bookkeeping", "shared.plunk_api:PlunkApi.send", "after", call=2)
-_DELETED = instant("after the sent were deleted", "shared.message_store:MessageStore.delete", "after")
+_DELETED = in_store("after the sent were deleted", "delete", "after")
 
 KILLS: Final = (
     # With a single worker, the one that dies is all of them.
-    Kill(instant=_POPPED),
-    Kill(instant=instant("after RQ wrote the execution", "rq.worker.base:BaseWorker.prepare_execution", "after")),
-    Kill(instant=instant("after RQ wrote that it began", "rq.worker.base:BaseWorker.prepare_job_execution", "after")),
-    Kill(instant=instant("before it took messages in hand", "shared.message_store:MessageStore.take", "before")),
-    Kill(instant=instant("after it took messages in hand", "shared.message_store:MessageStore.take", "after")),
-    Kill(instant=instant("before the first request", "shared.plunk_api:PlunkApi.send", "before")),
-    Kill(instant=_MID_REQUEST, arrange=accepted_while_the_api_works),
-    Kill(instant=_ANSWERED),
-    Kill(instant=instant("before the sent are deleted", "shared.message_store:MessageStore.delete", "before")),
-    Kill(instant=_DELETED),
+    Kill(_POPPED),
+    Kill(in_rq("after RQ wrote the execution", "prepare_execution", "after")),
+    Kill(in_rq("after RQ wrote that it began", "prepare_job_execution", "after")),
+    Kill(in_store("before it took messages in hand", "take", "before")),
+    Kill(in_store("after it took messages in hand", "take", "after")),
+    Kill(instant("before the first request", "shared.plunk_api:PlunkApi.send", "before")),
+    Kill(_MID_REQUEST, accepted_while_the_api_works),
+    Kill(_ANSWERED),
+    Kill(in_store("before the sent are deleted", "delete", "before")),
+    Kill(_DELETED),
+    Kill(in_store("before a retry is written", "schedule_retry", "before"), accepted_while_the_api_defers),
+    Kill(in_store("after a retry was written", "schedule_retry", "after"), accepted_while_the_api_defers),
+    Kill(in_store("before messages wait for their turn", "give_back", "before"), accepted_while_the_api_limits),
+    Kill(in_store("before their project is held back", "slow_down", "before"), accepted_while_the_api_limits),
+    Kill(in_store("before a dead letter is written", "bury", "before"), accepted_while_the_api_refuses),
     Kill(
-        instant=instant("before a retry is written", "shared.message_store:MessageStore.schedule_retry", "before"),
-        arrange=accepted_while_the_api_defers,
-    ),
-    Kill(
-        instant=instant("after a retry was written", "shared.message_store:MessageStore.schedule_retry", "after"),
-        arrange=accepted_while_the_api_defers,
-    ),
-    Kill(
-        instant=instant("before messages wait for their turn", "shared.message_store:MessageStore.give_back", "before"),
-        arrange=accepted_while_the_api_limits,
-    ),
-    Kill(
-        instant=instant("before their project is held back", "shared.message_store:MessageStore.slow_down", "before"),
-        arrange=accepted_while_the_api_limits,
-    ),
-    Kill(
-        instant=instant("before a dead letter is written", "shared.message_store:MessageStore.bury", "before"),
-        arrange=accepted_while_the_api_refuses,
-    ),
-    Kill(
-        instant=instant("after a dead letter was written", "shared.message_store:MessageStore.bury", "after"),
-        arrange=accepted_while_the_api_refuses,
+        in_store("after a dead letter was written", "bury", "after"),
+        accepted_while_the_api_refuses,
         has_dead_letter=True,
     ),
-    Kill(instant=instant("before the lease ends", "shared.message_store:MessageStore.end_lease", "before")),
-    Kill(instant=instant("after the lease ended", "shared.message_store:MessageStore.end_lease", "after")),
-    Kill(instant=instant("before RQ writes success", "rq.worker.base:BaseWorker.handle_job_success", "before")),
-    Kill(instant=instant("after RQ wrote success", "rq.worker.base:BaseWorker.handle_job_success", "after")),
+    Kill(in_store("before the lease ends", "end_lease", "before")),
+    Kill(in_store("after the lease ended", "end_lease", "after")),
+    Kill(in_rq("before RQ writes success", "handle_job_success", "before")),
+    Kill(in_rq("after RQ wrote success", "handle_job_success", "after")),
     # Bodies in pieces.
+    Kill(in_store("in the middle of reading a large body", "_joined", "before"), accepted_large),
     Kill(
-        instant=instant("in the middle of reading a large body", "shared.message_store:MessageStore._joined", "before"),
-        arrange=accepted_large,
-    ),
-    Kill(
-        instant=instant("after the API's 200 for a large message", "shared.plunk_api:PlunkApi.send", "after", call=2),
-        arrange=accepted_large,
+        instant("after the API's 200 for a large message", "shared.plunk_api:PlunkApi.send", "after", call=2),
+        accepted_large,
     ),
     # One of two, the other lives on; then both.
-    Kill(instant=_POPPED, workers=2),
-    Kill(instant=_ANSWERED, workers=2),
-    Kill(instant=_ANSWERED, workers=2, victims=2),
-    Kill(instant=_MID_REQUEST, arrange=accepted_while_the_api_works, workers=2, victims=2),
+    Kill(_POPPED, workers=2),
+    Kill(_ANSWERED, workers=2),
+    Kill(_ANSWERED, workers=2, victims=2),
+    Kill(_MID_REQUEST, accepted_while_the_api_works, workers=2, victims=2),
     # The parent's own work.
     *(
-        Kill(instant=instant(name, f"shared.message_store:MessageStore.{step}", when), arrange=mail, kills_parent=True)
+        Kill(in_store(name, step, when), mail, kills_parent=True)
         for name, step, when, mail in (
             ("before it promotes due retries", "promote_due", "before", due_retries),
             ("after it promoted due retries", "promote_due", "after", due_retries),

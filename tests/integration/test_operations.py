@@ -130,10 +130,7 @@ def test_a_child_whose_parent_was_killed_at_once_ends_by_itself(own_relay: Stack
 
 def test_ingress_processes_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     with Stack(tmp_path, tls=False, INGRESS_PROCESSES="2") as stack:
-        found = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(stack.ingress.process.pid)], capture_output=True, text=True, check=True
-        )
-        children = [int(pid) for pid in found.stdout.split()]
+        children = stack.ingress.process.children()
         assert len(children) == 2
         stack.ingress.process.kill()
         wait_until(lambda: not any(is_alive(pid) for pid in children), timeout=20, what="the children's end")

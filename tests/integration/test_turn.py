@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -148,11 +147,7 @@ def test_an_answer_that_tells_of_the_limits_end_slows_the_project_before_a_429(s
 def test_a_worker_stays_through_a_restart_of_redis(tmp_path: Path) -> None:
     """It remembers what it sent while Redis was away, so it must not be another process afterwards."""
     with started(Stack(tmp_path, tls=False), forwarder=True) as stack:
-
-        def workers() -> list[str]:
-            command = ["ps", "-o", "pid=", "--ppid", str(stack.forwarder.process.pid)]
-            return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-
+        workers = stack.forwarder.process.children
         wait_until(lambda: len(workers()) == 1, timeout=30, what="the worker")
         before = workers()
         wait_until(

@@ -26,6 +26,7 @@ from shared.projects import Project
 from shared.redis_connection import connect
 from shared.settings import load_settings
 from tests.support.requirements import requires_program
+from tests.support.sessions import connected
 from tests.support.stacks import started
 from tests.support.wire import Wire
 
@@ -61,13 +62,8 @@ class Counting:
 async def serving(counting: Counting) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     settings = load_settings({"CERT_PATH": "/nowhere"})
     factory = SessionFactory(settings, counting, CertificateStore(settings), counting)  # type: ignore[arg-type]
-    server = await asyncio.get_running_loop().create_server(lambda: factory(implicit_tls=False), "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        server.close()
+    async with connected(factory) as streams:
+        yield streams
 
 
 def plain(user: str, secret: str, acts_as: str = "") -> str:

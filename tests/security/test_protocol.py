@@ -22,6 +22,7 @@ from sandbox.stack import DEMO_SECRET, Stack
 from shared.projects import Project
 from shared.settings import load_settings
 from tests.support.certificates import make_pair, write_pem
+from tests.support.sessions import connected
 from tests.support.stacks import started
 from tests.support.wire import Wire, simple
 
@@ -349,13 +350,8 @@ class Broken:
 async def serving(backend: Broken) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     settings = load_settings({"CERT_PATH": "/nowhere"})
     factory = SessionFactory(settings, backend, CertificateStore(settings))
-    server = await asyncio.get_running_loop().create_server(lambda: factory(implicit_tls=False), "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        server.close()
+    async with connected(factory) as streams:
+        yield streams
 
 
 @pytest.mark.parametrize("method", ["authenticate", "check_sender", "accept"])

@@ -86,10 +86,10 @@ class Soak:
         for event in schedule(self.seed, self.seconds):
             self._wait(begun + event.at)
             if event.is_end:
-                event.fault.end(self.trouble)
+                self.trouble.end(event.fault)
             else:
                 self.faults[event.fault.name] += 1
-                event.fault.begin(self.trouble, random.Random(event.seed))
+                self.trouble.begin(event.fault, event.seed)
         self._wait(begun + self.seconds)
         self._end_of_faults()
         settled = self._settle()

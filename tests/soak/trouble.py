@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sandbox.processes import ServerProcess, wait_until
-from sandbox.stack import Role, Stack
+from sandbox.stack import Stack
 from tests.soak.clients import Ledger
 
 PLATFORM_SECONDS: Final = 30.0
@@ -25,17 +24,19 @@ GAP: Final = (0.5, 6.0)
 """Seconds between the beginnings of two faults."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Fault:
-    """One kind of trouble: what begins it, what ends it, whom it befalls."""
+    """One kind of trouble: whom it befalls, what begins it, what ends it."""
 
     name: str
     component: str
+    """The stack's name for it: ``begin`` and ``end`` are called with that."""
     seconds: tuple[float, float]
     """How long it lasts, at least and at most."""
-    begin: Callable[[Troublemaker, random.Random], None]
-    end: Callable[[Troublemaker], None] = lambda maker: None
-    weight: int = 1
+    weight: int
+    """How often it is drawn, as against the others."""
+    begin: Callable[[Troublemaker, str, random.Random], None]
+    end: Callable[[Troublemaker, str], None] = lambda maker, component: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +58,6 @@ def kill_group(process: ServerProcess) -> None:
         process.kill()
 
 
-def children(process: ServerProcess) -> list[int]:
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False
-    )
-    return [int(line) for line in found.stdout.split()]
-
-
 class Troublemaker:
     """Does to one stack what the schedule says."""
 
@@ -77,56 +71,79 @@ class Troublemaker:
         """Odd while Redis is in trouble."""
         self._restarts: list[threading.Thread] = []
 
-    def kill_one(self, process: ServerProcess, chance: random.Random) -> None:
-        if found := children(process):
+    def begin(self, fault: Fault, seed: int) -> None:
+        if fault.component == "redis":
+            self.redis_troubles += 1
+        fault.begin(self, fault.component, random.Random(seed))
+
+    def end(self, fault: Fault) -> None:
+        if fault.component == "redis":
+            self.redis_troubles += 1
+        fault.end(self, fault.component)
+
+    def process(self, component: str) -> ServerProcess:
+        process: ServerProcess = getattr(self.stack, component).process
+        return process
+
+    def kill(self, component: str, _: random.Random) -> None:
+        self.process(component).kill()
+
+    def kill_group(self, component: str, _: random.Random) -> None:
+        kill_group(self.process(component))
+
+    def kill_one_child(self, component: str, chance: random.Random) -> None:
+        if found := self.process(component).children():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(chance.choice(found), signal.SIGKILL)
 
-    def kill_all(self, process: ServerProcess) -> None:
-        for pid in children(process):
+    def kill_children(self, component: str, _: random.Random) -> None:
+        for pid in self.process(component).children():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def restart(self, name: str) -> None:
+    def pause(self, component: str, _: random.Random) -> None:
+        self.process(component).pause()
+
+    def resume(self, component: str) -> None:
+        self.process(component).resume()
+
+    def start_server(self, component: str) -> None:
+        """Redis or PostgreSQL, and wait until it answers."""
+        getattr(self.stack, component).start()
+
+    def start_role(self, component: str) -> None:
+        """Ingress or forwarder, unless it runs; not waited for."""
+        process = self.process(component)
+        if not process.is_running():
+            process.start()
+
+    def restart(self, component: str, _: random.Random) -> None:
         """SIGTERM and a new start, beside the rest of the schedule, which must not wait for it."""
-        thread = threading.Thread(target=self._restart, args=(name,), name=f"restart {name}")
+        thread = threading.Thread(target=self._restart, args=(component,), name=f"restart {component}")
         self._restarts.append(thread)
         thread.start()
 
-    def _restart(self, name: str) -> None:
-        self.stop(name)
-        self.start_role(name)
+    def _restart(self, component: str) -> None:
+        self.stop(component)
+        self.start_role(component)
 
     def join_restarts(self) -> None:
         for thread in self._restarts:
             thread.join()
 
-    def stop(self, name: str) -> None:
+    def stop(self, component: str) -> None:
         """SIGTERM, as a platform says 30 s before it kills: it must end by itself, with 0 where Redis was well."""
-        process = self.role(name).process
+        process = self.process(component)
         # A process that has begun a moment ago is still being loaded, and ends as Python does at such a time.
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: process.is_running() and len(children(process)) >= 2, timeout=20, what="its children")
+            wait_until(lambda: process.is_running() and len(process.children()) >= 2, timeout=20, what="its children")
         troubled = self.redis_troubles
         code = process.stop(timeout=PLATFORM_SECONDS)
         redis_was_well = troubled == self.redis_troubles and troubled % 2 == 0
         if code != 0 and (redis_was_well or code != 1):
-            self._ledger.violate(f"{name} ended with {code} after SIGTERM")
+            self._ledger.violate(f"{component} ended with {code} after SIGTERM")
 
-    def trouble_redis(self, act: Callable[[], object]) -> None:
-        """Begin or end a trouble of Redis."""
-        self.redis_troubles += 1
-        act()
-
-    def role(self, name: str) -> Role:
-        return self.stack.ingress if name == "ingress" else self.stack.forwarder
-
-    def start_role(self, name: str) -> None:
-        role = self.role(name)
-        if not role.process.is_running():
-            role.process.start()
-
-    def api_fault(self, chance: random.Random) -> None:
+    def let_api_fail(self, _: str, chance: random.Random) -> None:
         scope = chance.choice(("send", "preflight", "all"))
         kind, more = chance.choice(
             (
@@ -145,13 +162,16 @@ class Troublemaker:
             scope = "send"
         self.stack.api.fail(kind, scope=scope, times=chance.choice((1, 5, 20, 60)), **more)
 
-    def calm_api(self) -> None:
+    def limit_api(self, _component: str, _: random.Random) -> None:
+        self.stack.api.options(rate_limit=True)
+
+    def calm_api(self, _: str = "api") -> None:
         """Faults that are left are forgotten; an API that is down has forgotten them itself."""
         with contextlib.suppress(OSError):
             self.stack.api.clear_faults()
             self.stack.api.options(rate_limit=False)
 
-    def start_api(self) -> None:
+    def start_api(self, _: str = "api") -> None:
         """Before it starts again, the API settles what its death left open: released where nothing was sent."""
         entries = read_records(self._records)
         unsettled = [slot for slot, status in entries.keys.items() if status is None]
@@ -191,114 +211,24 @@ def read_records(path: Path) -> Records:
     return Records(mails, keys, sent_keys)
 
 
+AT_ONCE: Final = (0.0, 0.0)
+STOPPING: Final = (PLATFORM_SECONDS, PLATFORM_SECONDS)
+
 FAULTS: Final = (
-    Fault(
-        name="one forwarder worker killed",
-        component="forwarder",
-        seconds=(0, 0),
-        begin=lambda m, r: m.kill_one(m.stack.forwarder.process, r),
-        weight=5,
-    ),
-    Fault(
-        name="all forwarder workers killed",
-        component="forwarder",
-        seconds=(0, 0),
-        begin=lambda m, r: m.kill_all(m.stack.forwarder.process),
-        weight=3,
-    ),
-    Fault(
-        name="whole forwarder killed",
-        component="forwarder",
-        seconds=(0.5, 5),
-        begin=lambda m, r: kill_group(m.stack.forwarder.process),
-        end=lambda m: m.start_role("forwarder"),
-        weight=3,
-    ),
-    Fault(
-        name="forwarder restarted by SIGTERM",
-        component="forwarder",
-        seconds=(PLATFORM_SECONDS, PLATFORM_SECONDS),
-        begin=lambda m, r: m.restart("forwarder"),
-        weight=2,
-    ),
-    Fault(
-        name="one ingress process killed",
-        component="ingress",
-        seconds=(0, 0),
-        begin=lambda m, r: m.kill_one(m.stack.ingress.process, r),
-        weight=4,
-    ),
-    Fault(
-        name="whole ingress killed",
-        component="ingress",
-        seconds=(0, 3),
-        begin=lambda m, r: kill_group(m.stack.ingress.process),
-        end=lambda m: m.start_role("ingress"),
-        weight=3,
-    ),
-    Fault(
-        name="ingress restarted by SIGTERM",
-        component="ingress",
-        seconds=(PLATFORM_SECONDS, PLATFORM_SECONDS),
-        begin=lambda m, r: m.restart("ingress"),
-        weight=2,
-    ),
-    Fault(
-        name="Redis killed",
-        component="redis",
-        seconds=(0, 4),
-        begin=lambda m, r: m.trouble_redis(m.stack.redis.kill),
-        end=lambda m: m.trouble_redis(m.stack.redis.start),
-        weight=4,
-    ),
-    Fault(
-        name="Redis stalled",
-        component="redis",
-        seconds=(0.5, 14),
-        begin=lambda m, r: m.trouble_redis(m.stack.redis.process.pause),
-        end=lambda m: m.trouble_redis(m.stack.redis.process.resume),
-        weight=3,
-    ),
-    Fault(
-        name="API killed",
-        component="api",
-        seconds=(0, 5),
-        begin=lambda m, r: m.stack.api.process.kill(),
-        end=lambda m: m.start_api(),
-        weight=3,
-    ),
-    Fault(
-        name="API stalled",
-        component="api",
-        seconds=(1, 15),
-        begin=lambda m, r: m.stack.api.process.pause(),
-        end=lambda m: m.stack.api.process.resume(),
-        weight=2,
-    ),
-    Fault(
-        name="API answers badly",
-        component="api",
-        seconds=(1, 8),
-        begin=lambda m, r: m.api_fault(r),
-        end=lambda m: m.calm_api(),
-        weight=14,
-    ),
-    Fault(
-        name="API limits the rate",
-        component="api",
-        seconds=(3, 10),
-        begin=lambda m, r: m.stack.api.options(rate_limit=True),
-        end=lambda m: m.calm_api(),
-        weight=2,
-    ),
-    Fault(
-        name="PostgreSQL killed",
-        component="postgres",
-        seconds=(0, 5),
-        begin=lambda m, r: m.stack.postgres.kill(),
-        end=lambda m: m.stack.postgres.start(),
-        weight=3,
-    ),
+    Fault("one forwarder worker killed", "forwarder", AT_ONCE, 5, Troublemaker.kill_one_child),
+    Fault("all forwarder workers killed", "forwarder", AT_ONCE, 3, Troublemaker.kill_children),
+    Fault("whole forwarder killed", "forwarder", (0.5, 5), 3, Troublemaker.kill_group, Troublemaker.start_role),
+    Fault("forwarder restarted by SIGTERM", "forwarder", STOPPING, 2, Troublemaker.restart),
+    Fault("one ingress process killed", "ingress", AT_ONCE, 4, Troublemaker.kill_one_child),
+    Fault("whole ingress killed", "ingress", (0, 3), 3, Troublemaker.kill_group, Troublemaker.start_role),
+    Fault("ingress restarted by SIGTERM", "ingress", STOPPING, 2, Troublemaker.restart),
+    Fault("Redis killed", "redis", (0, 4), 4, Troublemaker.kill, Troublemaker.start_server),
+    Fault("Redis stalled", "redis", (0.5, 14), 3, Troublemaker.pause, Troublemaker.resume),
+    Fault("API killed", "api", (0, 5), 3, Troublemaker.kill, Troublemaker.start_api),
+    Fault("API stalled", "api", (1, 15), 2, Troublemaker.pause, Troublemaker.resume),
+    Fault("API answers badly", "api", (1, 8), 14, Troublemaker.let_api_fail, Troublemaker.calm_api),
+    Fault("API limits the rate", "api", (3, 10), 2, Troublemaker.limit_api, Troublemaker.calm_api),
+    Fault("PostgreSQL killed", "postgres", (0, 5), 3, Troublemaker.kill, Troublemaker.start_server),
 )
 
 

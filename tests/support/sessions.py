@@ -100,6 +100,17 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
+async def connected(factory: SessionFactory) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection in clear text to a session of ``factory``; its greeting is not read yet."""
+    async with listening(lambda: factory(implicit_tls=False)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
 async def listening(
     make_protocol: Callable[[], asyncio.BaseProtocol], *, context: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
