@@ -116,7 +116,6 @@ class Replies(Enum):
     FROM_DOMAIN = Reply(550, "5.7.1", "Sender domain is not verified or not associated with your account: header From")
     SUBJECT_MISSING = Reply(550, "5.6.0", "Subject is required")
     SUBJECT_TOO_LONG = Reply(550, "5.6.0", "Subject is longer than {limit} characters")
-    BODY_MISSING = Reply(550, "5.6.0", "Body is required")
     CONTROL_HEADER = Reply(550, "5.6.0", "{header}: {reason}")
     TOO_MANY_ATTACHMENTS = Reply(552, "5.3.4", "Too many attachments: {count}, at most {limit}")
     ATTACHMENTS_TOO_LARGE = Reply(552, "5.3.4", "Attachments too large: {size} bytes in base64, at most {limit}")

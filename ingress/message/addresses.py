@@ -26,8 +26,9 @@ _TOKEN: Final = re.compile(_WORD + r"""|(?P<quoted>"(?:[^"\\]|\\.)*+")|(?P<mark>
 _TOKEN_WITHOUT_QUOTES: Final = re.compile(_WORD + r"|(?P<quoted>(?!))|(?P<mark>.)", re.DOTALL)
 """For what follows a quote that has no partner: looking for one at every further quote would take quadratic time."""
 
-_JOINERS: Final = "\u200c\u200d"
-"""Not printable by themselves, but Persian words and emoji are written with them."""
+_UNSEEN: Final = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+"""C1 controls, signs that turn the direction of what follows around, and lone surrogates. Other invisible signs are
+part of names: emoji are joined and flags written with them, Hebrew and Arabic set marks beside neutral characters."""
 
 _AROUND_AT: Final = re.compile(r"(?<!\s)\s*+@\s*+")
 _ATOM: Final = re.compile(r"""(?:"(?:[^"\\]|\\.)*+"|[^\s"])++""", re.DOTALL)
@@ -51,11 +52,9 @@ def parse_addresses(value: str) -> list[Mailbox]:
 
 
 def display_name(raw: str) -> str:
-    """A name for a person to read: encoded words decoded, on one line."""
+    """A name for a person to read: encoded words decoded, on one line, without signs that are for spoofing."""
     name = one_line(decode_words(raw))
-    if name.isprintable():
-        return name
-    return " ".join("".join(c if c.isprintable() or c in _JOINERS else " " for c in name).split())
+    return name if name.isascii() else _UNSEEN.sub("", name).strip()
 
 
 def split_addresses(value: str) -> Iterator[tuple[str, str]]:
@@ -87,7 +86,7 @@ def split_addresses(value: str) -> Iterator[tuple[str, str]]:
                 closing = _end_of_comment(value, position)
                 comments = closing is not None
                 if closing is not None:
-                    entry.comments.append(value[position : closing - 1])
+                    entry.comment(value[position : closing - 1])
                     position = closing
             elif text in ",;":
                 break
@@ -102,14 +101,17 @@ def split_addresses(value: str) -> Iterator[tuple[str, str]]:
 class _Entry:
     """What has been read of one entry of the list."""
 
-    __slots__ = ("address", "comments", "name", "plain", "text")
+    __slots__ = ("address", "comments", "name", "plain", "shown", "text")
 
     def __init__(self) -> None:
         self.text: list[str] = []
         """Words and quoted strings since the last angle address."""
         self.plain: list[str] = []
         """The same without quoted strings that are no local part: where an address may stand."""
+        self.shown: list[str] = []
+        """The same as ``text`` with the comments in it."""
         self.comments: list[str] = []
+        """Those that are in no name yet."""
         self.name = ""
         self.address = ""
         """The last angle address and the name before it, until it is known what follows."""
@@ -117,17 +119,24 @@ class _Entry:
     def words(self, text: str) -> None:
         self.text.append(text)
         self.plain.append(text)
+        self.shown.append(text)
+
+    def comment(self, text: str) -> None:
+        self.comments.append(text)
+        self.shown.append(f"({text})")
 
     def quoted(self, text: str, *, is_local_part: bool) -> None:
         if is_local_part:
             self.words(text)
         else:
             self.text.append(_unquoted(text))
+            self.shown.append(self.text[-1])
             self.plain.append(" ")
 
     def clear(self) -> None:
         self.text.clear()
         self.plain.clear()
+        self.shown.clear()
 
     def angle(self, text: str) -> Iterator[tuple[str, str]]:
         """Read an angle address; the mailbox of the one before it, where a comma between them was left out."""
@@ -141,14 +150,24 @@ class _Entry:
         if self.address:
             yield self.name or "".join(self.comments).strip(), self.address
             self.comments.clear()
-        self.name, self.address = "".join(self.text).strip(), address
+        self.name, self.address = self.shown_name(), address
+        if self.name:
+            self.comments.clear()
         self.clear()
+
+    def shown_name(self) -> str:
+        """What stands beside an angle address, with the comments in it; "" where comments are all there is."""
+        return "".join(self.shown).strip() if "".join(self.text).strip() else ""
 
     def finish(self) -> Iterator[tuple[str, str]]:
         """The mailboxes of an entry that ends here. Beside an angle address, an address in the text is only text."""
         text = "".join(self.text)
         if self.address:
-            yield self.name or text.strip() or "".join(self.comments).strip(), self.address
+            if self.name:
+                name = " ".join([self.name, *(f"({comment})" for comment in self.comments)])
+            else:
+                name = self.shown_name() or "".join(self.comments).strip()
+            yield name, self.address
             return
         if "@" not in text:
             return

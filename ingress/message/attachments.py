@@ -111,13 +111,13 @@ def _filename(part: Part, number: int) -> str:
         stem, dot, extension = name.rpartition(".")
         keep = f".{extension}" if dot and utf16_length(extension) < MAX_EXTENSION else ""
         name = cut(stem if keep else name, MAX_FILENAME - utf16_length(keep)) + keep
-    return name or f"attachment-{number}{EXTENSIONS.get(part.content_type, '')}"
+    return name or f"attachment-{number}{'' if part.is_type_unreadable else EXTENSIONS.get(part.content_type, '')}"
 
 
 def _content_type(part: Part) -> str:
     """The type, with the parameters without which its reader cannot make anything of it."""
     content_type = part.content_type
-    if not _TYPE.fullmatch(content_type) or len(content_type) > MAX_CONTENT_TYPE:
+    if part.is_type_unreadable or not _TYPE.fullmatch(content_type) or len(content_type) > MAX_CONTENT_TYPE:
         return "application/octet-stream"
     for key in KEPT_PARAMETERS.get(content_type) or KEPT_PARAMETERS.get(content_type.partition("/")[0], ()):
         value = part.parameters.get(key, "")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from ingress.message.chunks import text_chunks
+from ingress.message.html_pages import Text, join_texts
 from ingress.message.plain_text import to_html, unflow
 from ingress.message.structure import Part, bare_id
+from ingress.message.transfer_encodings import shorten_line_breaks
 
 FILE_TEXTS: Final = frozenset(
     {
@@ -16,6 +18,8 @@ FILE_TEXTS: Final = frozenset(
 )
 """Texts that programs read rather than people. Any other kind of text is shown as plain text (RFC 2046 4.1.4)."""
 
+CALENDARS: Final = frozenset({"text/calendar", "application/ics"})
+
 
 def read_contents(parts: list[Part]) -> tuple[list[Part], list[Part]]:
     """Texts to be read and files, each in order, of the parts of a message in order.
@@ -24,6 +28,12 @@ def read_contents(parts: list[Part]) -> tuple[list[Part], list[Part]]:
     """
     if not parts[0].children:
         return ([], parts[:1]) if _is_file(parts[0]) else (parts[:1], [])
+    texts, files = _read_multipart(parts)
+    return texts, _each_calendar_once(files) if len(files) > 1 else files
+
+
+def _read_multipart(parts: list[Part]) -> tuple[list[Part], list[Part]]:
+    """Texts and files of a message of several parts."""
     found: dict[Part, tuple[list[Part], list[Part]]] = {}
     # Children come after their parent, so backwards every part finds its children done.
     for part in reversed(parts):
@@ -96,9 +106,39 @@ _READERS: Final = {"multipart/alternative": _read_alternative, "multipart/relate
 """How a multipart is read, by its type; any other one as ``multipart/mixed`` (RFC 2046 section 5.1.3)."""
 
 
+def _each_calendar_once(files: list[Part]) -> list[Part]:
+    """Calendars write an invitation twice: as an alternative of the text, by which mail programs know it, and as a file
+    that bears a name. One goes, where the file stood and under its name, with the type of the other and its method."""
+    invitations = [part for part in files if part.content_type == "text/calendar" and _is_alternative(part)]
+    if not invitations:
+        return files
+    named = {_calendar_lines(part): part for part in files if _is_calendar(part) and not _is_alternative(part)}
+    instead: dict[Part, Part] = {}
+    for invitation in invitations if named else ():
+        file = named.get(_calendar_lines(invitation))
+        if file is not None:
+            invitation.disposition_parameters = {"filename": file.filename or invitation.filename}
+            instead[file] = invitation
+    moved = set(instead.values())
+    return [instead.get(part, part) for part in files if part not in moved]
+
+
+def _calendar_lines(part: Part) -> bytes:
+    """What a calendar says: how its lines end, and whether the last one does, differs between encodings."""
+    return shorten_line_breaks(part.data()).rstrip()
+
+
+def _is_alternative(part: Part) -> bool:
+    return part.within[0] == "multipart/alternative" and part.disposition != "attachment"
+
+
+def _is_calendar(part: Part) -> bool:
+    return part.content_type in CALENDARS or part.filename.lower().endswith(".ics")
+
+
 def to_body(texts: list[Part]) -> str:
     """One HTML body of all ``texts``, "" when there is nothing to read in them."""
-    return "\n".join(_to_html(part) for part in texts if not part.is_blank)
+    return join_texts([_to_html(part) for part in texts if not part.is_blank])
 
 
 def _is_file(part: Part) -> bool:
@@ -118,10 +158,10 @@ def _rank(part: Part) -> int:
     return {"text/html": 0, "text/plain": 1}.get(part.content_type, 2)
 
 
-def _to_html(part: Part) -> str:
+def _to_html(part: Part) -> Text:
     text = part.text()
     if part.content_type == "text/html":
-        return text
+        return Text(text, is_written=True)
     if part.content_type == "text/plain" and part.parameters.get("format", "").lower() == "flowed":
         text = unflow(text, delete_space=part.parameters.get("delsp", "").lower() == "yes")
-    return "\n".join(map(to_html, text_chunks(text)))
+    return Text("\n".join(map(to_html, text_chunks(text))), is_written=False)

@@ -32,6 +32,7 @@ STANDARD_HEADERS: Final = frozenset(
         *("from", "to", "cc", "bcc", "subject", "reply-to", "sender"),
         *("date", "mime-version", "return-path", "received", "delivered-to", "lines"),
         *("x-original-to", "envelope-to", "x-envelope-to"),
+        *("x-originating-ip", "x-sender-ip", "x-client-ip"),
         *("dkim-signature", "domainkey-signature", "authentication-results", "received-spf", "return-receipt-to"),
     }
 )
@@ -91,9 +92,7 @@ def parse(raw: bytes, *, recipients: Sequence[str], limits: Limits = Limits()) -
     body = to_body(texts)
     attachments = _attachments(files, body, limits)
     if not body and control.template is None:
-        if not attachments:
-            raise Replies.BODY_MISSING.error()
-        # A scanner's mail: files and no text. The API wants a body, so it gets an empty line.
+        # A scanner's mail, or one that says all in its subject. The API wants a body, so it gets an empty line.
         body = _EMPTY_BODY
     fields: dict[str, Any] = {"from": sender}
     if senders[0].name:

@@ -45,6 +45,7 @@ class Part:
         "encoding",
         "end",
         "headers",
+        "is_type_unreadable",
         "parameters",
         "start",
         "within",
@@ -64,8 +65,11 @@ class Part:
         self.children: list[Part] = []
         self.content_type, self.parameters = parse_parameters(self.headers.get("content-type"))
         """Lower case, ``text/plain`` where missing or unreadable."""
+        self.is_type_unreadable = False
+        """Whether it says a type that is none: good enough for a text to be read, but no file is taken for a text."""
         if "/" not in self.content_type:
             in_digest = self.within[:1] == ("multipart/digest",)
+            self.is_type_unreadable = not in_digest and bool(self.headers.get("content-type"))
             self.content_type = "message/rfc822" if in_digest else "text/plain"
         self.disposition, self.disposition_parameters = parse_parameters(self.headers.get("content-disposition"))
         """``attachment``, ``inline``, "" or what else the part says."""

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ingress.message.plain_text import to_html
-from tests.integration.test_rendering import TEXTS
+from tests.integration.test_rendering import TEXTS, TEXTS_AROUND_PAGES
+from tests.support.corpus import load
 from tests.support.requirements import requires_npm_package, requires_program
 
 PIECES = (
@@ -60,18 +61,31 @@ def texts() -> list[str]:
     return [*TEXTS.values(), *("\n".join(chance.choices(PIECES, k=chance.randint(1, 12))) for _ in range(500))]
 
 
-@pytest.mark.extra
-def test_the_text_comes_back_line_by_line(tmp_path: Path) -> None:
-    requires_npm_package("html-to-text@10.0.1", tmp_path)
-    originals = [text for text in texts() if text.strip()]
+def as_text(bodies: list[str], folder: Path) -> list[str]:
+    """What the API's way to generate a mail's plain text makes of each of ``bodies``."""
+    requires_npm_package("html-to-text@10.0.1", folder)
     finished = subprocess.run(
         [requires_program("node"), "-e", SCRIPT],
-        input=json.dumps([to_html(text) for text in originals]).encode(),
-        cwd=tmp_path,
+        input=json.dumps(bodies).encode(),
+        cwd=folder,
         capture_output=True,
         check=False,
         timeout=60,
     )
     assert finished.returncode == 0, finished.stderr.decode()
-    for original, generated in zip(originals, json.loads(finished.stdout), strict=True):
+    found: list[str] = json.loads(finished.stdout)
+    return found
+
+
+@pytest.mark.extra
+def test_the_text_comes_back_line_by_line(tmp_path: Path) -> None:
+    originals = [text for text in texts() if text.strip()]
+    for original, generated in zip(originals, as_text([to_html(text) for text in originals], tmp_path), strict=True):
         assert lines(generated) == lines(original)
+
+
+@pytest.mark.extra
+def test_all_texts_around_a_page_are_in_its_text(tmp_path: Path) -> None:
+    bodies = [load(name).expected["call"]["body"] for name in TEXTS_AROUND_PAGES]
+    generated = [[line for line in lines(text) if line] for text in as_text(bodies, tmp_path)]
+    assert dict(zip(TEXTS_AROUND_PAGES, generated, strict=True)) == TEXTS_AROUND_PAGES

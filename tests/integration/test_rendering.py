@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ingress.message.plain_text import to_html
 from tests.support.chromium import FONT_SIZE, LINE_HEIGHT, chromium
+from tests.support.corpus import load
 
 WIDTH = 600
 NARROW = 320
@@ -30,6 +32,21 @@ TEXTS = {
     'https://x.example/"onmouseover="alert(1)\njavascript:alert(1)\n</div></section><b>bold</b>\n&lt;b&gt;',
     "template": 'Hello {{ name ?? "you" }}, your code:  {{code}}',
 }
+NOTICE = "Our office is closed on Monday."
+TEXTS_AROUND_PAGES = {
+    "page-and-a-plain-footer": [
+        NOTICE,
+        "_______________________________________________",
+        "List mailing list -- list@example.com",
+        "To unsubscribe: <mailto:list-leave@example.com>",
+    ],
+    "page-behind-a-plain-text": ["CAUTION: This e-mail came from outside.", NOTICE],
+    "pages-two": [NOTICE, "שלום"],
+    "apple-mail-file-amid-text": ["Before", "After"],
+    "html-fragments-in-a-row": ["first", "second"],
+    "multipart-of-unknown-kind": ["one", "two"],
+}
+"""Messages of the corpus with several texts, and the lines that are read of them."""
 BODIES = {name: to_html(text) for name, text in TEXTS.items()}
 
 
@@ -129,3 +146,9 @@ def test_a_picture_can_be_taken(tmp_path_factory: pytest.TempPathFactory) -> Non
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")
     # A blank page of this size takes about 5 kB.
     assert len(picture) > 40_000
+
+
+def test_texts_around_a_page_stand_on_lines_of_their_own(tmp_path: Path) -> None:
+    bodies = {name: load(name).expected["call"]["body"] for name in TEXTS_AROUND_PAGES}
+    shown = chromium(tmp_path).texts(bodies)
+    assert {name: [line for line in text.split("\n") if line] for name, text in shown.items()} == TEXTS_AROUND_PAGES

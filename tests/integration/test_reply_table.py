@@ -316,7 +316,6 @@ TRANSCRIPTS: dict[Replies, Callable[[Relays], list[str]]] = {
     Replies.FROM_DOMAIN: sent(simple(sender="a@unverified.example")),
     Replies.SUBJECT_MISSING: sent(f"{FROM}\r\nbody".encode()),
     Replies.SUBJECT_TOO_LONG: sent(simple(subject="s" * 999)),
-    Replies.BODY_MISSING: sent(f"{FROM}Subject: s\r\n\r\n".encode()),
     Replies.CONTROL_HEADER: sent(simple(extra="X-Plunk-Data: [1]\r\n")),
     Replies.TOO_MANY_ATTACHMENTS: attachments(11, 1),
     Replies.ATTACHMENTS_TOO_LARGE: attachments(2, MIB // 2 + 1000, narrow=True),

@@ -53,6 +53,15 @@ document.getElementById('measurements').textContent = JSON.stringify(found);
 </script></body></html>"""
 
 
+_FRAMES: Final = """<!DOCTYPE html><html><head><meta charset="utf-8"></head><body>%s<pre id="texts"></pre><script>
+addEventListener('load', () => {
+  const texts = {};
+  for (const frame of document.querySelectorAll('iframe')) texts[frame.id] = frame.contentDocument.body.innerText;
+  document.getElementById('texts').textContent = JSON.stringify(texts);
+});
+</script></body></html>"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chromium:
     """``folder`` takes the pages, the pictures and the profile."""
@@ -69,6 +78,17 @@ class Chromium:
         assert found, printed[-2000:]
         measured: dict[str, Any] = json.loads(html.unescape(found[1]))
         return measured
+
+    def texts(self, bodies: Mapping[str, str]) -> dict[str, str]:
+        """By the names of ``bodies``, each a page of its own: what is shown, line by line (``innerText``)."""
+        frames = (f'<iframe id="{name}" srcdoc="{html.escape(body)}"></iframe>' for name, body in bodies.items())
+        path = self.folder / "frames.html"
+        path.write_text(_FRAMES % "\n".join(frames), "utf-8")
+        printed = self._run("--dump-dom", path.as_uri())
+        found = re.search(r'<pre id="texts">(.*?)</pre>', printed, re.DOTALL)
+        assert found, printed[-2000:]
+        texts: dict[str, str] = json.loads(html.unescape(found[1]))
+        return texts
 
     def picture(self, bodies: Mapping[str, str], *, width: int, height: int) -> bytes:
         """The page as a PNG."""

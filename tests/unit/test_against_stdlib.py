@@ -33,10 +33,9 @@ WORD = st.text(st.one_of(SIGNS, st.sampled_from("aZ9 .,;:()<>@\"'=?_-/[]üß你�
 LINE = WORD.map(lambda text: " ".join(text.split())).filter(lambda text: bool(text) and "=?" not in text)
 """One line without runs of white space, which folding may change, and without what looks like an encoded word."""
 
-NAME = LINE.filter(
-    lambda text: text.replace("\u200d", "").isprintable() and "@" not in text and not set('"\\') & set(text)
-)
-"""The relay takes invisible signs out of names: they are for spoofing."""
+TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+NAME = LINE.filter(lambda text: "@" not in text and not TURNING & set(text) and not set('"\\') & set(text))
+"""The relay takes signs that turn the direction around out of names: they are for spoofing."""
 
 FILENAME = LINE.filter(lambda text: not set('"\\/') & set(text) and text.strip("."))
 LINES = st.lists(

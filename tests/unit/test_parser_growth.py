@@ -47,6 +47,19 @@ def nested(depth: int) -> bytes:
     return HEAD + b"".join(levels) + b"\r\nx"
 
 
+def page(html: bytes) -> bytes:
+    """A page with a text before it and one behind it."""
+    return mixed(b"\r\nx", 1) + b"--A\r\nContent-Type: text/html\r\n\r\n" + html + b"\r\n--A\r\n\r\nx\r\n"
+
+
+INVITATION = (
+    b"Content-Type: multipart/alternative; boundary=B\r\n\r\n--B\r\nContent-Type: text/calendar\r\n\r\n"
+    + b"BEGIN:VCALENDAR\r\n" * 20
+    + b"--B--\r\n--A\r\nContent-Type: application/ics\r\n\r\nother"
+)
+"""An invitation and a file that is another."""
+
+
 def attempt(raw: bytes) -> None:
     with contextlib.suppress(SmtpError):
         parse(raw, recipients=["b@x.example"])
@@ -84,6 +97,13 @@ MESSAGES: dict[str, tuple[Callable[[int], bytes], int]] = {
     "Latin-1 without a charset": (lambda n: HEAD + b"\r\n" + b"\xe9" * n, 50_000),
     "pages of meta elements": (lambda n: mixed(b"Content-Type: text/html\r\n\r\n" + b"<meta " * 680, n), 50),
     "pages of charsets": (lambda n: mixed(b"Content-Type: text/html\r\n\r\n<meta " + b"charset " * 512, n), 50),
+    "a page of bodies": (lambda n: page(b"<body a='>" * n), 10_000),
+    "a page of quotes that never end": (lambda n: page(b"<body a=\"<html b='" * n), 10_000),
+    "a page of comments": (lambda n: page(b"<!-- </body>" * n), 10_000),
+    "a page of scripts": (lambda n: page(b"<script></body>" * n), 10_000),
+    "a page of <": (lambda n: page(b"<" * n), 10_000),
+    "a hundred pages": (lambda n: mixed(b"Content-Type: text/html\r\n\r\n<html><body>x</body></html>", n), 110),
+    "invitations": (lambda n: mixed(INVITATION, n), 40),
     "References": (lambda n: header("<a@b> " * n, "References"), 10_000),
     "addresses in To": (lambda n: header(many("N {0} <n{0}@x.example>", n), "To"), 4_000),
     "encoded words in From": (lambda n: header("=?utf-8?q?a?= " * n + "<a@x.example>", "From"), 5_000),
@@ -108,6 +128,7 @@ VALUES: dict[str, tuple[Callable[[str], object], Callable[[int], str], int]] = {
     "quotes between commas": (parse_addresses, lambda n: '",\\' * n, 5_000),
     "quotes": (parse_addresses, lambda n: '"' * n, 20_000),
     "unterminated comments": (parse_addresses, lambda n: "(" * n, 20_000),
+    "comments beside a name": (parse_addresses, lambda n: "a (b) " * n + "<a@x>" + " (c)" * n, 5_000),
     "nested comments": (parse_addresses, lambda n: "(a" * n + ")" * n + " a@x", 10_000),
     "brackets": (parse_addresses, lambda n: "[" * n, 20_000),
     "an encoded list": (parse_addresses, lambda n: "=?utf-8?q?" + "=40," * n + "?=", 5_000),

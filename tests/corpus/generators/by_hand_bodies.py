@@ -222,7 +222,7 @@ body(
 )
 body("type-with-comments", "Content-Type: text/plain (plain); charset=utf-8 (yes)\n", "Grüße\n", div("Grüße"))
 body("type-of-one-word", "Content-Type: text\n", "text\n", div("text"))
-body("type-missing-before-mime", "", "A text of 1982.\n", div("A text of 1982."))
+good("body-type-missing-before-mime", HEAD + "\nA text of 1982.\n", {"body": div("A text of 1982.")})
 
 # ---------------------------------------------------------------- plain text
 
@@ -342,7 +342,7 @@ Message-Id: <20261124200000.ABC@example.com>
 """,
     {
         "from": "root@example.com",
-        "name": "root",
+        "name": "root (Cron Daemon)",
         "subject": "Cron <root@host> test -x /usr/sbin/anacron || run-parts /etc/cron.daily",
         "headers": {
             "X-Cron-Env": "<SHELL=/bin/sh>, <PATH=/usr/bin:/bin>",

@@ -164,7 +164,6 @@ Content-Transfer-Encoding: base64
             "In-Reply-To": "<A@example.com>",
             "Accept-Language": "en-US",
             "X-MS-Has-Attach": "yes",
-            "x-originating-ip": "[192.0.2.1]",
         },
         "body": '<html><head><meta http-equiv="Content-Type" content="text/html; charset=Windows-1252"></head><body>'
         'It’s “done” – see <img src="cid:image001.png@01DB3E00.5A5A5A50"></body></html>\n',
@@ -284,7 +283,7 @@ Content-Type: text/html;
         "name": "Zoe",
         "subject": "Two texts around a file",
         "headers": {"Message-Id": "<A1@example.com>", "X-Mailer": "Apple Mail (2.3774.600.62)"},
-        "body": "<html><body>Before</body></html>\n<html><body>After</body></html>",
+        "body": "<html><body>Before\n<div>After</div>\n</body></html>",
         "attachments": [file("plan b.pdf", PDF)],
     },
 )
@@ -468,6 +467,15 @@ Content-Type: message/rfc822
 
 FLOWED = wrapped("You have been invited to the following  \r\nevent.\r\n")
 
+ORGANIZER = "ORGANIZER;CN=Zoe:mailto:zoe@example.com\r\n"
+CANCEL = ICS.replace("METHOD:REQUEST", "METHOD:CANCEL").replace(
+    "SUMMARY:",
+    f"{ORGANIZER}ATTENDEE;CN=Bob:mailto:bob@x.example\r\nSEQUENCE:1\r\nSTATUS:CANCELLED\r\nSUMMARY:Cancelled: ",
+)
+REPLY = ICS.replace("METHOD:REQUEST", "METHOD:REPLY").replace(
+    "SUMMARY:", f"{ORGANIZER}ATTENDEE;PARTSTAT=ACCEPTED;CN=A:mailto:a@example.com\r\nSEQUENCE:0\r\nSUMMARY:"
+)
+
 good(
     "google-calendar-invitation",
     f"""From: Zoe <zoe@example.com>
@@ -511,10 +519,7 @@ Content-Transfer-Encoding: base64
         "subject": "Invitation: Planning @ Tue Dec 1, 2026",
         "reply": "zoe@example.com",
         "body": "<p>You have been invited…</p>",
-        "attachments": [
-            file("attachment-1.ics", ICS, "text/calendar; method=REQUEST; charset=UTF-8"),
-            file("invite.ics", ICS, "application/ics"),
-        ],
+        "attachments": [file("invite.ics", ICS, "text/calendar; method=REQUEST; charset=UTF-8")],
     },
 )
 good(
@@ -534,18 +539,18 @@ Content-Type: text/html; charset="utf-8"
 Content-Type: text/calendar; charset="utf-8"; method=CANCEL
 Content-Transfer-Encoding: base64
 
-{wrapped(ICS)}
+{wrapped(CANCEL)}
 --a--
 """,
     {
         "body": "<p>Cancelled</p>",
-        "attachments": [file("attachment-1.ics", ICS, "text/calendar; method=CANCEL; charset=utf-8")],
+        "attachments": [file("attachment-1.ics", CANCEL, "text/calendar; method=CANCEL; charset=utf-8")],
     },
 )
 good(
     "calendar-alone",
-    MIME + 'Content-Type: text/calendar; method=REPLY; name="reply.ics"\n\n' + ICS,
-    {"body": div("<br>"), "attachments": [file("reply.ics", ICS, "text/calendar; method=REPLY")]},
+    MIME + 'Content-Type: text/calendar; method=REPLY; name="reply.ics"\n\n' + REPLY,
+    {"body": div("<br>"), "attachments": [file("reply.ics", REPLY, "text/calendar; method=REPLY")]},
 )
 
 # ---------------------------------------------------------------- reports and lists
@@ -861,7 +866,7 @@ good(
     "multipart-of-unknown-kind",
     MIME
     + "Content-Type: multipart/x-new-thing; boundary=A\n\n--A\n\none\n--A\nContent-Type: text/html\n\n<p>two</p>\n--A--\n",
-    {"body": div("one") + "\n<p>two</p>"},
+    {"body": div("one") + "\n" + div("<p>two</p>")},
 )
 good(
     "multipart-with-an-encoding",
@@ -909,6 +914,153 @@ third, after a file
         "attachments": [file("a.pdf", PDF)],
     },
 )
+PAGE = """<!DOCTYPE html>
+<html><head><title>Notice</title><style>p { color: navy } /* </body> */</style></head>
+<body bgcolor="#ffffff">
+<p>Our office is closed on Monday.</p>
+<!-- an editor's remark: </body> -->
+</body>
+</html>
+"""
+FOOTER = """_______________________________________________
+List mailing list -- list@example.com
+To unsubscribe: <mailto:list-leave@example.com>
+"""
+FOOTER_HTML = div(
+    "_______________________________________________<br>\nList mailing list -- list@example.com<br>\n"
+    'To unsubscribe: &lt;<a href="mailto:list-leave@example.com">mailto:list-leave@example.com</a>&gt;'
+).replace("<div>", '<div style="word-wrap:break-word;overflow-wrap:anywhere">')
+PAGE_ENDS = PAGE.index("</body>\n</html>")
+PAGE_BEGINS = PAGE.index("\n<p>Our")
+good(
+    "page-and-a-plain-footer",
+    f"""From: Carol via List <list@example.com>
+To: list@example.com
+Subject: [List] Notice
+Sender: list-bounces@example.com
+List-Id: A list <list.example.com>
+X-Mailman-Version: 3.3.8
+MIME-Version: 1.0
+Content-Type: multipart/mixed; boundary="===============2=="
+
+--===============2==
+Content-Type: multipart/alternative; boundary="a"
+
+--a
+Content-Type: text/plain; charset="utf-8"
+
+Our office is closed on Monday.
+--a
+Content-Type: text/html; charset="utf-8"
+
+{PAGE}
+--a--
+
+--===============2==
+Content-Type: text/plain; charset="us-ascii"
+MIME-Version: 1.0
+Content-Transfer-Encoding: 7bit
+Content-Disposition: inline
+
+{FOOTER}
+--===============2==--
+""",
+    {
+        "from": "list@example.com",
+        "name": "Carol via List",
+        "subject": "[List] Notice",
+        "headers": {"List-Id": "A list <list.example.com>", "X-Mailman-Version": "3.3.8"},
+        "body": f"{PAGE[:PAGE_ENDS]}\n{FOOTER_HTML}\n{PAGE[PAGE_ENDS:]}",
+    },
+)
+good(
+    "page-behind-a-plain-text",
+    MIME
+    + f"""Content-Type: multipart/mixed; boundary=A
+
+--A
+Content-Type: text/plain; charset=utf-8
+
+CAUTION: This e-mail came from outside.
+--A
+Content-Type: text/html; charset=utf-8
+
+{PAGE}
+--A--
+""",
+    {"body": f"{PAGE[:PAGE_BEGINS]}{div('CAUTION: This e-mail came from outside.')}\n{PAGE[PAGE_BEGINS:]}"},
+)
+good(
+    "page-and-an-html-footer",
+    MIME
+    + f"""Content-Type: multipart/mixed; boundary=A
+
+--A
+Content-Type: text/html; charset=utf-8
+
+{PAGE}
+--A
+Content-Type: text/html; charset=utf-8
+Content-Disposition: inline
+
+<hr><font size="1">Example Ltd, <a href="https://example.com/legal">legal notice</a></font>
+
+--A--
+""",
+    {
+        "body": PAGE[:PAGE_ENDS]
+        + '\n<div><hr><font size="1">Example Ltd, <a href="https://example.com/legal">legal notice</a></font></div>\n'
+        + PAGE[PAGE_ENDS:]
+    },
+)
+good(
+    "pages-two",
+    MIME
+    + f"""Content-Type: multipart/mixed; boundary=A
+
+--A
+Content-Type: text/html; charset=utf-8
+
+{PAGE}
+--A
+Content-Type: application/pdf; name=a.pdf
+Content-Transfer-Encoding: base64
+
+{wrapped(PDF)}
+--A
+Content-Type: text/html; charset=utf-8
+
+<HTML dir=rtl>
+<HEAD><META charset=utf-8><TITLE>Second</TITLE><STYLE>.x {{ color: red }}</STYLE></HEAD>
+<BODY style="font-family: 'A>B'" dir=rtl><B class=x>שלום</B></BODY>
+</HTML>
+--A--
+""",
+    {
+        "body": PAGE[:PAGE_ENDS]
+        + "\n<div style=\"font-family: 'A>B'\" dir=rtl><META charset=utf-8><STYLE>.x { color: red }</STYLE>\n"
+        + "<B class=x>שלום</B></div>\n"
+        + PAGE[PAGE_ENDS:],
+        "attachments": [file("a.pdf", PDF)],
+    },
+)
+good(
+    "html-fragments-in-a-row",
+    MIME
+    + """Content-Type: multipart/mixed; boundary=A
+
+--A
+Content-Type: text/html
+
+<b>first</b>
+--A
+Content-Type: text/html
+
+<i>second</i>
+--A--
+""",
+    {"body": "<b>first</b>\n<div><i>second</i></div>"},
+)
 good(
     "alternative-in-the-wrong-order",
     MIME
@@ -951,7 +1103,7 @@ good(
 good(
     "alternative-inside-related-with-start",
     MIME
-    + f"""Content-Type: multipart/related; boundary=R; start="<root>"; type="text/html"
+    + f"""Content-Type: multipart/related; boundary=R; start="<root>"; type="multipart/alternative"
 
 --R
 Content-Type: image/png
@@ -960,14 +1112,22 @@ Content-ID: i1@example.com
 
 {wrapped(PNG)}
 --R
-Content-Type: text/html
+Content-Type: multipart/alternative; boundary=A
 Content-ID: <root>
 
-<img src="cid:i1@example.com">
+--A
+Content-Type: text/plain
+
+[a picture]
+--A
+Content-Type: text/html
+
+<p>A picture: <img src="cid:i1@example.com"></p>
+--A--
 --R--
 """,
     {
-        "body": '<img src="cid:i1@example.com">',
+        "body": '<p>A picture: <img src="cid:i1@example.com"></p>',
         "attachments": [file("attachment-1.png", PNG, "image/png", "i1@example.com")],
     },
 )
@@ -1003,7 +1163,7 @@ Content-Location: https://example.com/page.html
 <img src="logo.png">
 --A
 Content-Type: image/png; name=logo.png
-Content-Location: logo.png
+Content-Location: https://example.com/logo.png
 Content-Transfer-Encoding: base64
 
 {wrapped(PNG)}
