@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import smtplib
@@ -118,6 +119,11 @@ With these settings in the environment (set -a; . {ENV_FILE.relative_to(ROOT)}; 
 the Procfile, and python -m forwarder status shows the queue.""")
 
 
+def env_of(stack: Stack) -> str:
+    """The relay's settings as a file for the shell."""
+    return "".join(f"{key}={value}\n" for key, value in stack.environ.items())
+
+
 def main() -> int:
     once = os.environ.get("ONCE", "") not in ("", "0")
     stop = threading.Event()
@@ -145,19 +151,24 @@ def main() -> int:
             if once or not arrived:
                 return 0 if arrived else 1
             ENV_FILE.parent.mkdir(exist_ok=True)
-            ENV_FILE.write_text("".join(f"{key}={value}\n" for key, value in stack.environ.items()), "utf-8")
+            ENV_FILE.write_text(env_of(stack), "utf-8")
             explain(stack)
             say("\nCtrl-C stops everything.")
             stop.wait()
             return 0
+        except BrokenPipeError:
+            return 1  # whoever read this is gone: `make sandbox | head`
         except (ServerFailed, TimeoutError, smtplib.SMTPException, OSError) as error:
             say(f"✗ {error}")
             say(stack.ingress.process.tail())
             say(stack.forwarder.process.tail())
             return 1
         finally:
-            ENV_FILE.unlink(missing_ok=True)
-            say("→ stopping everything")
+            # Another run beside this one may have left its own there.
+            if ENV_FILE.exists() and ENV_FILE.read_text("utf-8") == env_of(stack):
+                ENV_FILE.unlink()
+            with contextlib.suppress(BrokenPipeError):
+                say("→ stopping everything")
             stack.stop()
 
 

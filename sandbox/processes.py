@@ -57,8 +57,8 @@ _claims = _Claims()
 
 
 def free_port(preferred: int = 0, *, host: str = "127.0.0.1") -> int:
-    """A loopback port that is free now: ``preferred`` if it is, else any that was given to nobody else."""
-    if preferred and _is_free(preferred, host):
+    """A loopback port that is free now and was given to nobody else: ``preferred`` if it is so, else any."""
+    if preferred and _claims.take(preferred) and _is_free(preferred, host):
         return preferred
     for port in random.sample(LISTENING_PORTS, PORT_TRIES):
         if _claims.take(port) and _is_free(port, host):
@@ -90,6 +90,11 @@ def accepts_connections(port: int, *, host: str = "127.0.0.1") -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((host, port)) == 0
+
+
+def children_of(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
 
 
 class ServerProcess:
@@ -126,10 +131,7 @@ class ServerProcess:
 
     def children(self) -> list[int]:
         """The pids of the processes that it started itself and that run now."""
-        found = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self.pid)], capture_output=True, text=True, check=False
-        )
-        return [int(line) for line in found.stdout.split()]
+        return children_of(self.pid)
 
     def start(self) -> None:
         with self.log.open("ab") as output:

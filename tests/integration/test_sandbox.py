@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from sandbox import __main__ as sandbox
-from sandbox.processes import ServerProcess, accepts_connections, free_port
+from sandbox.processes import ServerProcess, accepts_connections, children_of, free_port
 from sandbox.stack import DEMO_DOMAIN, DEMO_SECRET, ROOT
 from tests.support.wire import simple
 
@@ -47,8 +48,8 @@ def busy() -> Iterator[dict[str, int]]:
         yield dict(sandbox.PREFERRED)
 
 
-@pytest.mark.usefixtures("busy")
-def test_once_ends_well_when_the_message_arrived_and_names_the_ports_it_replaced() -> None:
+def once() -> str:
+    """What ``make sandbox ONCE=1`` prints; it must end well."""
     found = subprocess.run(
         [sys.executable, "-m", "sandbox"],
         env={**os.environ, "ONCE": "1"},
@@ -59,13 +60,34 @@ def test_once_ends_well_when_the_message_arrived_and_names_the_ports_it_replaced
         check=False,
     )
     assert found.returncode == 0, found.stdout + found.stderr
-    for name, port in sandbox.PREFERRED.items():
-        named = re.search(rf"! port {port} \({name}\) is busy: using (\d+)", found.stdout)
-        assert named, found.stdout
-        assert int(named[1]) != port
     assert re.search(r"← 250 2\.0\.0 Message accepted: queued as [0-9a-f]{32}", found.stdout)
     assert "✓ the message arrived intact" in found.stdout
     assert found.stdout.rstrip().endswith("→ stopping everything")
+    return found.stdout
+
+
+def ports_of(printed: str) -> dict[str, int]:
+    """The ports that a run used, by name."""
+    replaced = re.findall(r"! port (\d+) \((\w+)\) is busy: using (\d+)", printed)
+    assert all(sandbox.PREFERRED[name] == int(port) for port, name, _ in replaced)
+    used = sandbox.PREFERRED | {name: int(instead) for _, name, instead in replaced}
+    assert f"→ connecting to localhost:{used['submission']}," in printed
+    return used
+
+
+def test_once_ends_well_when_the_message_arrived_and_names_the_ports_it_replaced(busy: dict[str, int]) -> None:
+    used = ports_of(once())
+    assert used.keys() == busy.keys()
+    assert not set(used.values()) & set(busy.values())
+
+
+def test_two_runs_at_once_keep_out_of_each_others_way_and_a_later_one_finds_all_as_before() -> None:
+    """Both look for ports before either has taken one."""
+    with ThreadPoolExecutor(2) as both:
+        first, second = (set(ports_of(future.result()).values()) for future in [both.submit(once), both.submit(once)])
+    assert not first & second
+    assert not [port for port in first | second if accepts_connections(port)]
+    once()
 
 
 def test_until_ctrl_c_it_takes_more_mail_and_then_stops_all_it_began(tmp_path: Path) -> None:
@@ -95,6 +117,19 @@ def test_until_ctrl_c_it_takes_more_mail_and_then_stops_all_it_began(tmp_path: P
         assert not [port for port in set(ports) if accepts_connections(port)], "everything it began is stopped"
     finally:
         process.stop()
+
+
+def test_a_reader_who_goes_away_leaves_no_server_behind() -> None:
+    """``make sandbox | head``."""
+    with subprocess.Popen([sys.executable, "-m", "sandbox"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        while "starting the ingress" not in process.stdout.readline():
+            assert process.poll() is None
+        servers = children_of(process.pid)
+        assert len(servers) >= 3
+        process.stdout.close()
+        process.wait(60)
+    assert not [pid for pid in servers if Path(f"/proc/{pid}").exists()]
 
 
 @pytest.mark.parametrize("name", [*EXPECTED, "attachments' content"])
