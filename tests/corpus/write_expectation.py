@@ -1,7 +1,8 @@
 """Writes what the parser makes of messages of the corpus beside them, for a person to read before it is committed.
 
 ``python -m tests.corpus.write_expectation NAME…`` (without ``.eml``). No test calls this: an expectation that is
-written by what it checks is worth only as much as the eyes that read it.
+written by what it checks is worth only as much as the eyes that read it, and a test fails until
+``python -m tests.corpus.record_reading NAME…`` says that they have.
 """
 
 from __future__ import annotations

@@ -19,6 +19,12 @@ FOLDER: Final = Path(__file__).parents[1] / "corpus"
 RECIPIENTS: Final = ("bob@x.example",)
 """The envelope's recipients where an expectation states no others."""
 
+READ: Final = FOLDER / "read.tsv"
+"""``NAME<TAB>digest of the message<TAB>digest of its expectation``: what somebody has read, one beside the other."""
+
+DIGITS: Final = 16
+"""First hex digits of the SHA-256 that the record holds."""
+
 LONG_CONTENT: Final = 200
 """Base64 characters up to which an expectation holds an attachment's content rather than its size and SHA-256."""
 
@@ -53,6 +59,22 @@ def load(name: str) -> Example:
         expected={} if is_refused else json.loads((FOLDER / f"{name}.json").read_text("utf-8")),
         refusal=refusal.read_text("utf-8").strip() if is_refused else "",
     )
+
+
+def digests(name: str) -> tuple[str, str]:
+    """Of the message and of what lies beside it. Raises ``FileNotFoundError`` when it has no expectation."""
+    refusal = FOLDER / f"{name}.refusal"
+    beside = refusal if refusal.exists() else FOLDER / f"{name}.json"
+    message, expectation = (
+        hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS] for path in (FOLDER / f"{name}.eml", beside)
+    )
+    return message, expectation
+
+
+def readings() -> dict[str, tuple[str, str]]:
+    """By name, the digests of what was read."""
+    rows = (line.split("\t") for line in READ.read_text("utf-8").splitlines())
+    return {name: (message, expectation) for name, message, expectation in rows}
 
 
 def shape(call: dict[str, Any]) -> dict[str, Any]:

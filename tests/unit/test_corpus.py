@@ -7,7 +7,7 @@ import pytest
 
 from ingress.message import parse
 from sandbox.plunk_api.schema import complaints
-from tests.support.corpus import FOLDER, load, names, outcome
+from tests.support.corpus import FOLDER, digests, load, names, outcome, readings
 
 NAMES = names()
 
@@ -23,6 +23,19 @@ def test_a_message_becomes_what_is_expected(name: str) -> None:
     assert complaints(orjson.loads(parse(example.raw, recipients=example.recipients).body)) == []
     assert found["call"] == example.expected["call"]
     assert {key: found[key] for key in example.expected} == example.expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_message_and_its_expectation_were_read(name: str) -> None:
+    if readings().get(name) != digests(name):
+        pytest.fail(
+            f"tests/corpus/{name}: changed or new since somebody read it. Read the expectation beside the message, "
+            f"in full, then record it: python -m tests.corpus.record_reading {name}"
+        )
+
+
+def test_the_record_names_no_message_that_is_gone() -> None:
+    assert sorted(readings()) == NAMES
 
 
 def test_the_corpus_is_whole() -> None:

@@ -85,8 +85,8 @@ def differences(name: str, call: dict, case: dict) -> list[str]:
 
 LIBRARIES = {
     *("django", "dotnet", "email-mime", "email-stuffer", "emailjs", "emails", "flask-mail", "javamail", "mime-entity"),
-    *("mime-lite", "mimetext", "nodemailer", "nodemailer-base64", "phpmailer", "phpmailer-8bit", "phpmailer-qp"),
-    *("python-email", "python-email-8bit", "python-email-utf8", "python-mime", "redmail", "ruby-mail"),
+    *("mime-lite", "mimetext", "nodemailer", "nodemailer-base64", "phpmailer", "phpmailer-qp"),
+    *("python-email", "python-email-utf8", "python-mime", "redmail", "ruby-mail"),
     *("swiftmailer", "symfony"),
 }
 

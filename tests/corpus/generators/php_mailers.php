@@ -9,7 +9,7 @@ $out = $argv[1];
 function write($lib, $name, $raw) { global $out;
   file_put_contents("$out/$lib-$name.eml", preg_replace("/\r?\n/", "\r\n", $raw)); }
 foreach ($cases as $name => $c) {
-  foreach (['phpmailer' => 'base64', 'phpmailer-qp' => 'quoted-printable', 'phpmailer-8bit' => '8bit'] as $lib => $enc) {
+  foreach (['phpmailer' => 'base64', 'phpmailer-qp' => 'quoted-printable'] as $lib => $enc) {
     if ($lib !== 'phpmailer' && !in_array($name, ['html', 'plain'])) continue;
     $m = new PHPMailer\PHPMailer\PHPMailer(true);
     $m->CharSet = 'UTF-8'; $m->Encoding = $enc; $m->Hostname = 'example.com';
@@ -50,4 +50,16 @@ foreach ($cases as $name => $c) {
     foreach ($c['attachments'] ?? [] as $f) $m->attach(new Swift_Attachment(base64_decode($f['content']), $f['filename'], $f['contentType']));
     write('swiftmailer', $name, $m->toString());
   } catch (Throwable $e) { echo "swift $name ", $e->getMessage(), "\n"; }
+}
+// Text in 8bit: PHPMailer turns ASCII to 7bit and lines of more than 998 bytes to quoted-printable, so the cases above would show none.
+foreach (['text', 'html'] as $kind) {
+  $c = $cases['html'];
+  $m = new PHPMailer\PHPMailer\PHPMailer(true);
+  $m->CharSet = 'UTF-8'; $m->Encoding = '8bit'; $m->Hostname = 'example.com';
+  $m->setFrom($c['from']['email'], $c['from']['name']);
+  foreach ($c['to'] as $p) $m->addAddress($p['email'], $p['name']);
+  $m->Subject = 'Grüße aus Köln';
+  if ($kind === 'html') { $m->isHTML(true); $m->Body = "<p>Schöne Grüße, 你好 🎉</p>\n<p>.</p>\n"; $m->AltBody = $c['text']; } else $m->Body = $c['text'];
+  $m->preSend();
+  write('phpmailer-in-8bit', $kind, $m->getSentMIMEMessage());
 }
