@@ -8,8 +8,7 @@ length of the HTML.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from ingress.message.chunks import CHUNK
@@ -27,6 +26,8 @@ _TAG_END: Final = re.compile(r"""(?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+')?+)*+>""")
 
 _WHITE_SPACE: Final = " \t\r\n\f"
 _PAGE_TAGS: Final = ("!doctype", "html", "/html", "head", "/head", "body", "/body")
+_TAKEN_OUT: Final = (*_PAGE_TAGS, "title")
+"""Of a page that becomes a block: the tags that make it a page, and what is shown outside of its body."""
 
 MAX_MARKS: Final = 10_000
 """Tags of one text that are looked at: a page has six, one that quotes others some dozens."""
@@ -42,66 +43,75 @@ class Text(NamedTuple):
 
 class _Mark(NamedTuple):
     name: str
-    """Lower case: ``html``, ``/html``, …, ``!doctype``, or ``title``, which is no text of the body."""
+    """One of ``_TAKEN_OUT``."""
     start: int
     end: int
+
+
+class _Page(NamedTuple):
+    """One text, ended where it leaves a comment or an element open that would swallow what follows."""
+
+    html: str
+    marks: list[_Mark]
+    is_written: bool
+
+    @property
+    def is_whole(self) -> bool:
+        return any(mark.name in ("html", "body") for mark in self.marks)
 
 
 def join_texts(texts: Sequence[Text]) -> str:
     """One body of all ``texts`` in order, each on lines of its own; one text alone stays as it is."""
     if len(texts) < 2:
         return texts[0].html if texts else ""
-    marks = [list(islice(_marks(text.html), MAX_MARKS)) if text.is_written else [] for text in texts]
-    # Without a page the texts stand one behind the other, behind the first.
-    base = next((at for at, found in enumerate(marks) if _is_page(found)), 0)
-    blocks = ["" if at == base else _block(text, marks[at]) for at, text in enumerate(texts)]
-    html = texts[base].html
-    begin, end = _room(marks[base], len(html))
-    before = "".join(f"{block}\n" for block in blocks[:base])
-    after = "".join(f"\n{block}" for block in blocks[base + 1 :])
+    pages = [_read(text) for text in texts]
+    # Without a whole page the texts stand one behind the other, behind the first.
+    base = next((at for at, page in enumerate(pages) if page.is_whole), 0)
+    html = pages[base].html
+    begin, end = _room(pages[base])
+    before = "".join(f"{_block(page)}\n" for page in pages[:base])
+    after = "".join(f"\n{_block(page)}" for page in pages[base + 1 :])
     rest = html[end:]
     return f"{html[:begin]}{before}{html[begin:end]}{after}" + (f"\n{rest}" if after and rest else rest)
 
 
-def _is_page(marks: Sequence[_Mark]) -> bool:
-    return any(mark.name in ("html", "body") for mark in marks)
-
-
-def _block(text: Text, marks: Sequence[_Mark]) -> str:
-    """A text as a block of its own: of a page what its body shows, with the attributes of its ``<body>``.
+def _block(page: _Page) -> str:
+    """A text as a block of its own: of a page what its body shows, with the attributes of its tags.
 
     Only the tags go that make it a page, so that nothing is lost that stands beside its body; style sheets stay.
     """
-    if not text.is_written:
-        return text.html
-    attributes = ""
+    if not page.is_written:
+        return page.html
+    attributes = {"body": "", "html": ""}
     pieces: list[str] = []
     position = 0
-    for mark in marks:
-        pieces.append(text.html[position : mark.start])
+    for mark in page.marks:
+        pieces.append(page.html[position : mark.start])
         position = mark.end
-        if mark.name == "body" and not attributes:
-            attributes = text.html[mark.start + len("<body") : mark.end - 1].rstrip("/" + _WHITE_SPACE)
-    pieces.append(text.html[position:])
-    return f"<div{attributes}>{''.join(pieces).strip(_WHITE_SPACE)}</div>"
+        if attributes.get(mark.name) == "":
+            attributes[mark.name] = page.html[mark.start + len("<body") : mark.end - 1].rstrip("/" + _WHITE_SPACE)
+    pieces.append(page.html[position:])
+    # The body's come first: of two with one name the first counts.
+    return f"<div{''.join(attributes.values())}>{''.join(pieces).strip(_WHITE_SPACE)}</div>"
 
 
-def _room(marks: Sequence[_Mark], length: int) -> tuple[int, int]:
+def _room(page: _Page) -> tuple[int, int]:
     """Where in a page texts before it go, and where texts after it: inside its body."""
     begin = 0
     for name in ("html", "/head", "body"):
-        begin = next((mark.end for mark in marks if mark.name == name), begin)
+        begin = next((mark.end for mark in page.marks if mark.name == name), begin)
     for name in ("/body", "/html"):
-        ends = [mark.start for mark in marks if mark.name == name and mark.start >= begin]
+        ends = [mark.start for mark in page.marks if mark.name == name and mark.start >= begin]
         if ends:
             return begin, ends[-1]
-    return begin, length
+    return begin, len(page.html)
 
 
-def _marks(html: str) -> Iterator[_Mark]:
+def _read(text: Text) -> _Page:
     """The tags that make a page, in order; those in comments, scripts and the like are none."""
-    position, length = 0, len(html)
-    while position < length:
+    html, marks = text.html, list[_Mark]()
+    position, length = 0, len(html) if text.is_written else 0
+    while position < length and len(marks) < MAX_MARKS:
         mark = _MARK.search(html, position, position + CHUNK)
         if mark is None:
             # One search is no longer than a chunk; a tag may lie across two.
@@ -110,19 +120,22 @@ def _marks(html: str) -> Iterator[_Mark]:
         name = (mark[1] or "").lower()
         if not name:
             # "<!-->" is a whole comment.
-            closing = _COMMENT_END.search(html, mark.end() - 2)
+            closing, ending = _COMMENT_END.search(html, mark.end() - 2), "-->"
         elif name in _PAGE_TAGS:
-            closing = _TAG_END.match(html, mark.end())
-            if closing is not None:
-                yield _Mark(name, mark.start(), closing.end())
+            closing, ending = _TAG_END.match(html, mark.end()), "'\">"
         else:
-            closing = re.compile(rf"</{name}(?=[\s/>])[^>]*+>", re.IGNORECASE).search(html, mark.end())
-            if closing is not None and name == "title":
-                yield _Mark(name, mark.start(), closing.end())
+            closing, ending = _element_end(name).search(html, mark.end()), f"</{name}>"
         if closing is None:
-            # It never ends: all that follows belongs to it.
-            return
+            html += ending
+            break
+        if name in _TAKEN_OUT:
+            marks.append(_Mark(name, mark.start(), closing.end()))
         position = closing.end()
+    return _Page(html, marks, text.is_written)
+
+
+def _element_end(name: str) -> re.Pattern[str]:
+    return re.compile(rf"</{name}(?=[\s/>])[^>]*+>", re.IGNORECASE)
 
 
 __all__ = ["Text", "join_texts"]

@@ -87,6 +87,14 @@ TEXTS = [
     *(b"SGVsbG8=", b"SGVs bG8", b"YQ==YQ==", b"!!!!", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"+2AA-", b'\x1b$B$"\x1b(B'),
     *(b"begin 644 a.txt\r\n#86)C\r\n`\r\nend", b"--", b"-- ", b"--A", b"--A--", b"> quoted ", b"cid:i@x", b"{{ x }}"),
     *(b"From: evil@y.example", b"Content-Type: text/html", b"<meta charset=utf-16>", b"<!doctype html>", b"~{<:Ky~}"),
+    *(
+        b"<html><body class='a>b'>",
+        b"</body></html>",
+        b"<!-- </body>",
+        b"<script>",
+        b'<body a="x',
+        b"<title>t</title >",
+    ),
     *(b"BEGIN:VCALENDAR", b"https://x.example/" + b"a" * 300, "\U0001f600".encode() * 200, b"\x85\xe2\x80\xa8", b"\t"),
 ]
 VALUES = [

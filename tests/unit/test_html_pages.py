@@ -45,6 +45,10 @@ FOOT = Text("<div>foot</div>", is_written=False)
             "<body>Hi\n<div>foot</div>\n</body><script>'</body>'</script >",
         ),
         ("</body><body>Hi", "</body><body>Hi\n<div>foot</div>"),
+        # What is never closed must not swallow what follows.
+        ("<body>Hi<!-- x", "<body>Hi<!-- x-->\n<div>foot</div>"),
+        ("<body>Hi<STYLE>x", "<body>Hi<STYLE>x</style>\n<div>foot</div>"),
+        ("Hi<body title='x", "Hi<body title='x'\">\n<div>foot</div>"),
     ],
 )
 def test_a_text_behind_a_page_stands_before_its_end(page: str, expected: str) -> None:
@@ -79,7 +83,9 @@ def test_a_text_before_a_page_stands_behind_its_beginning(page: str, expected: s
         ("<body style='x: \">\"' dir=rtl >Hi</body>", "<div style='x: \">\"' dir=rtl>Hi</div>"),
         ("beside<body>Hi</body>and behind", "<div>besideHiand behind</div>"),
         ("<body>Hi<!-- <body> --><script>'<body>'</script>", "<div>Hi<!-- <body> --><script>'<body>'</script></div>"),
-        ("<body>Hi<textarea></html>", "<div>Hi<textarea></html></div>"),
+        ("<body>Hi<textarea></html>", "<div>Hi<textarea></html></textarea></div>"),
+        ("<html lang=ar dir=rtl><body class=x>Hi", "<div class=x lang=ar dir=rtl>Hi</div>"),
+        ("<html><body class=1>Hi<body class=2>", "<div class=1>Hi</div>"),
     ],
 )
 def test_a_second_page_gives_what_its_body_shows(page: str, block: str) -> None:

@@ -1032,7 +1032,7 @@ Content-Type: text/html; charset=utf-8
 
 <HTML dir=rtl>
 <HEAD><META charset=utf-8><TITLE>Second</TITLE><STYLE>.x {{ color: red }}</STYLE></HEAD>
-<BODY style="font-family: 'A>B'" dir=rtl><B class=x>שלום</B></BODY>
+<BODY style="font-family: 'A>B'"><B class=x>שלום</B></BODY>
 </HTML>
 --A--
 """,
