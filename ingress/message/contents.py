@@ -138,7 +138,10 @@ def _is_calendar(part: Part) -> bool:
 
 def to_body(texts: list[Part]) -> str:
     """One HTML body of all ``texts``, "" when there is nothing to read in them."""
-    return join_texts([_to_html(part) for part in texts if not part.is_blank])
+    readable = [part for part in texts if not part.is_blank]
+    if len(readable) == 1:
+        return _to_html(readable[0])
+    return join_texts([Text(_to_html(part), part.content_type == "text/html") for part in readable])
 
 
 def _is_file(part: Part) -> bool:
@@ -158,10 +161,10 @@ def _rank(part: Part) -> int:
     return {"text/html": 0, "text/plain": 1}.get(part.content_type, 2)
 
 
-def _to_html(part: Part) -> Text:
+def _to_html(part: Part) -> str:
     text = part.text()
     if part.content_type == "text/html":
-        return Text(text, is_written=True)
+        return text
     if part.content_type == "text/plain" and part.parameters.get("format", "").lower() == "flowed":
         text = unflow(text, delete_space=part.parameters.get("delsp", "").lower() == "yes")
-    return Text("\n".join(map(to_html, text_chunks(text))), is_written=False)
+    return "\n".join(map(to_html, text_chunks(text)))

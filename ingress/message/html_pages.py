@@ -62,8 +62,8 @@ class _Page(NamedTuple):
 
 def join_texts(texts: Sequence[Text]) -> str:
     """One body of all ``texts`` in order, each on lines of its own; one text alone stays as it is."""
-    if len(texts) < 2:
-        return texts[0].html if texts else ""
+    if len(texts) < 2 or not any(text.is_written for text in texts):
+        return "\n".join(text.html for text in texts)
     pages = [_read(text) for text in texts]
     # Without a whole page the texts stand one behind the other, behind the first.
     base = next((at for at, page in enumerate(pages) if page.is_whole), 0)
