@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from ingress.message import Limits, attachments, contents, parse, parser, structure
+from ingress.message.addresses import display_name
 from ingress.message.control_headers import CONTROL_HEADERS, PREFIX
 
 DOCS = (Path(__file__).parents[2] / "docs" / "message.md").read_text("utf-8")
@@ -80,6 +81,34 @@ def test_the_table_knows_every_header_that_is_left_out() -> None:
     assert table == code
     kept = {name.lower().rstrip("*") for name, fate in HEADERS.items() if fate == "kept"}
     assert kept >= set(parser.KEPT_FIRST)
+
+
+NAMES = [
+    (form, fate.strip("`"))
+    for forms, fate, _ in rows("Headers", "In a name")
+    for form in re.findall(r"`([^`]*@[^`]*)`", forms)
+]
+SIGNS = {
+    (int(first, 16), int(last or first, 16)): fate
+    for signs, fate, _ in rows("Headers", "In a name")
+    for first, last in re.findall(r"U\+([0-9A-F]{4})(?:–U\+([0-9A-F]{4}))?", signs)
+}
+
+
+@pytest.mark.parametrize(("form", "name"), NAMES)
+def test_a_name_becomes_what_the_table_says(form: str, name: str) -> None:
+    assert with_header("From", form)["name"] == name
+
+
+def test_the_table_knows_every_sign_that_no_name_keeps() -> None:
+    assert len(NAMES) == 4
+    table = {
+        chr(sign): {"a space": "A B", "taken out": "AB"}[fate]
+        for (first, last), fate in SIGNS.items()
+        for sign in range(first, last + 1)
+    }
+    signs = map(chr, (*range(0x30000), *range(0xE0000, 0xE1000)))
+    assert table == {sign: shown for sign in signs if (shown := display_name(f"A{sign}B")) != f"A{sign}B"}
 
 
 @pytest.mark.parametrize("content_type", PARTS)
