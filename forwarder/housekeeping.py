@@ -11,6 +11,7 @@ from typing import Final
 
 import redis
 
+from forwarder.redis_outage import Outage
 from shared.log import get_logger
 from shared.message_store import MessageStore
 
@@ -92,11 +93,15 @@ class Housekeeping:
         }
 
     def _run(self) -> None:
+        outage = Outage()
         while not self._done.wait(TICK_SECONDS):
             try:
                 self.tick()
+                if outage.end():
+                    log.warning("Redis answers again, housekeeping goes on")
             except redis.RedisError as error:
-                log.error("Housekeeping failed", error=type(error).__name__)
+                if outage.is_news(error):
+                    log.error("Housekeeping failed", error=type(error).__name__)
             except Exception:
                 log.exception("Housekeeping failed")
         self._step_down()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import redis
@@ -14,6 +16,7 @@ from rq.exceptions import DequeueTimeout, StopRequested
 from rq.job import Job
 from rq.worker import WorkerStatus
 
+from forwarder.redis_outage import Outage, is_outage
 from shared.log import get_logger
 
 WORKER_TTL: Final = 16
@@ -44,6 +47,8 @@ class ForwarderWorker(SimpleWorker):
             **options,
         )
         self._last_beat = 0.0
+        self.outage: redis.RedisError | None = None
+        """What ended this worker's work, when Redis was lost."""
         # A process may use one worker after another (see run_for_ever): a stop is meant for all of them.
         self._stop = stop or threading.Event()
 
@@ -55,6 +60,12 @@ class ForwarderWorker(SimpleWorker):
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self.request_stop)
 
+    def subscribe(self) -> None:
+        """No ear for RQ's commands: a forwarder is stopped by stopping it.
+
+        Each would be a thread and a connection more, which RQ leaves behind with a worker that loses Redis.
+        """
+
     def request_stop(self, signum: int, frame: Any) -> None:
         """Only set the flag: RQ's own raises between the pop of a job and its start, which strands the job."""
         self._stop_requested = True
@@ -65,25 +76,57 @@ class ForwarderWorker(SimpleWorker):
     ) -> tuple[Job, Queue] | None:
         """The next job. Raises ``StopRequested`` between jobs, never while one is in hand."""
         self._state = WorkerStatus.IDLE
-        while not self._stop.is_set():
-            self.heartbeat()
-            if self.should_run_maintenance_tasks:
-                self.run_maintenance_tasks()
-            try:
-                found: tuple[Job, Queue] | None = self.queue_class.dequeue_any(
-                    self._ordered_queues,
-                    timeout,
-                    connection=self.connection,
-                    job_class=self.job_class,
-                    serializer=self.serializer,
-                    death_penalty_class=self.death_penalty_class,
-                )
-            except DequeueTimeout:
-                continue
-            if found is not None:
-                found[0].redis_server_version = self.get_redis_server_version()  # type: ignore[no-untyped-call]
-            return found
+        with self._until_outage():
+            while not self._stop.is_set():
+                self.heartbeat()
+                if self.should_run_maintenance_tasks:
+                    self.run_maintenance_tasks()
+                try:
+                    found: tuple[Job, Queue] | None = self.queue_class.dequeue_any(
+                        self._ordered_queues,
+                        timeout,
+                        connection=self.connection,
+                        job_class=self.job_class,
+                        serializer=self.serializer,
+                        death_penalty_class=self.death_penalty_class,
+                    )
+                except DequeueTimeout:
+                    continue
+                if found is not None:
+                    found[0].redis_server_version = self.get_redis_server_version()  # type: ignore[no-untyped-call]
+                return found
         raise StopRequested
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        with self._until_outage():
+            super().execute_job(job, queue)
+            # RQ's loop does so next, and would take trouble with it for a defect.
+            self.heartbeat()
+
+    @contextmanager
+    def _until_outage(self) -> Iterator[None]:
+        """Raises ``StopRequested`` when Redis is lost: RQ's loop ends at that without the traceback of a defect."""
+        try:
+            yield
+        except redis.RedisError as error:
+            if not is_outage(error):
+                raise
+            self.outage = error
+            raise StopRequested from error
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """A job that ended because Redis was away is no defect either; what it had in hand is found by its lease."""
+        if is_outage(exc_info[1]):
+            log.error("Worker lost Redis in a job", job=job.id, error=exc_info[0].__name__)
+        else:
+            super().handle_exception(job, *exc_info)
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()  # type: ignore[no-untyped-call]
+        except redis.RedisError as error:
+            # The worker's key expires by itself.
+            self.outage = self.outage or error
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         if pipeline is None:
@@ -117,11 +160,20 @@ def run_for_ever(queue: Queue, stop: threading.Event) -> None:
 
     The process stays, since it remembers what it sent while Redis could not be told.
     """
+    outage = Outage()
     while not stop.is_set():
         try:
-            ForwarderWorker(queue, stop=stop).work(logging_level="WARNING")
+            worker = ForwarderWorker(queue, stop=stop)
+            worker.work(logging_level="WARNING")
+            # It had Redis: what ended it is new.
+            outage.end()
+            lost = worker.outage
         except redis.RedisError as error:
-            log.error("Redis does not answer", error=type(error).__name__)
-        if not stop.is_set():
-            log.warning("Worker lost Redis, going on", in_seconds=AGAIN_SECONDS)
-            stop.wait(AGAIN_SECONDS)
+            lost = error
+        if stop.is_set():
+            return
+        if lost is None:
+            log.error("Worker ended by a defect, going on", in_seconds=AGAIN_SECONDS)
+        elif outage.is_news(lost):
+            log.error("Worker lost Redis, going on when it answers", error=type(lost).__name__)
+        stop.wait(AGAIN_SECONDS)

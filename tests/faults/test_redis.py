@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from forwarder.worker import AGAIN_SECONDS
 from sandbox.processes import free_port, wait_until
 from sandbox.stack import Stack
 from tests.faults.conftest import Settle
@@ -82,6 +87,39 @@ def test_redis_stalled_under_load_until_its_clients_give_up(bench: Stack, books:
         taken = len(ledger.promised)
         wait_until(lambda: len(ledger.promised) > taken + 30, timeout=30, what="load after the stall")
     books("Redis stalled under load, past every timeout", stack, ledger.given, prefix=f"{stack.queue_name}-")
+
+
+def test_an_outage_is_one_line_of_a_worker_and_a_defect_has_its_traceback(bench: Stack) -> None:
+    stack = bench
+    queue = f"rq:queue:{stack.queue_name}"
+
+    def told(event: str = "") -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in stack.forwarder.output().splitlines()]
+        return [line for line in lines if line["event"].startswith(event)]
+
+    def threads_of_the_waiting_worker() -> int:
+        wait_until(lambda: stack.redis.client().info("clients")["blocked_clients"], timeout=30, what="a worker's wait")
+        (worker,) = stack.forwarder.process.children()
+        return len(os.listdir(f"/proc/{worker}/task"))
+
+    stack.start_forwarder()
+    threads = threads_of_the_waiting_worker()
+    for _ in range(2):
+        before = [len(told("Worker lost Redis")), len(told("Redis answers again"))]
+        stack.redis.kill()
+        wait_until(lambda b=before: len(told("Worker lost Redis")) > b[0], timeout=30, what="a worker that noticed")
+        time.sleep(2 * AGAIN_SECONDS)  # It tries again, and says no more.
+        stack.redis.start()
+        wait_until(lambda b=before: len(told("Redis answers again")) > b[1], timeout=30, what="the outage's end")
+        assert threads_of_the_waiting_worker() == threads, "an outage leaves nothing behind"
+    assert [line["error"] for line in told("Worker lost Redis")] == ["ConnectionError"] * 2
+    assert not [line for line in told() if "exception" in line or "Traceback" in line["event"]]
+    stack.redis.client().set(queue, "no list")
+    try:
+        wait_until(lambda: told("Worker ended by a defect"), timeout=30, what="a worker that met a defect")
+    finally:
+        stack.redis.client().delete(queue)
+    assert any("WRONGTYPE" in line.get("exception", "") for line in told())
 
 
 def test_a_full_redis_is_452_and_recovers(bench: Stack, books: Settle) -> None:

@@ -151,15 +151,9 @@ class NoDeathPenalty(BaseDeathPenalty):  # type: ignore[misc]
 
 
 class QuietWorker(ForwarderWorker):
-    """The worker without its listener for RQ's commands, whose thread would spend steps by chance."""
+    """The worker without signals: it runs in the test's own process."""
 
     death_penalty_class = NoDeathPenalty
-
-    def subscribe(self) -> None:
-        pass
-
-    def unsubscribe(self) -> None:
-        pass
 
     def _install_signal_handlers(self) -> None:
         pass

@@ -7,12 +7,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 
+from forwarder import batch
 from forwarder.batch import BatchForwarder
 from forwarder.sender import Outcome
+from forwarder.worker import ForwarderWorker
 from sandbox.processes import wait_until
 from sandbox.stack import Stack
 from shared.message_store import MessageStore
@@ -142,6 +146,21 @@ def test_an_answer_that_tells_of_the_limits_end_slows_the_project_before_a_429(s
     assert 8 <= near <= 12, "what was left, give or take what was under way"
     assert store.depth().waiting == 60 - near
     assert float(store.redis.hget("q:pace:near", "rate") or 0) == pytest.approx(0.1, abs=0.03)
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("away for a moment"), redis.ResponseError("WRONGTYPE")])
+def test_a_job_that_redis_leaves_is_told_without_the_traceback_of_a_defect(
+    store: MessageStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: redis.RedisError
+) -> None:
+    def forward(job_id: str) -> None:
+        raise error
+
+    monkeypatch.setattr(batch, "_installed", [SimpleNamespace(forward=forward)])
+    monkeypatch.setattr(ForwarderWorker, "_install_signal_handlers", lambda self: None)
+    store.accept([message()])
+    ForwarderWorker(store.queue, connection=store.redis).work(burst=True, logging_level="WARNING")
+    tracebacks = [record for record in caplog.records if "Traceback" in record.getMessage() or record.exc_info]
+    assert len(tracebacks) == isinstance(error, redis.ResponseError)
 
 
 def test_a_worker_stays_through_a_restart_of_redis(tmp_path: Path) -> None:
