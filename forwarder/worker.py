@@ -63,7 +63,7 @@ class ForwarderWorker(SimpleWorker):
     def subscribe(self) -> None:
         """No ear for RQ's commands: a forwarder is stopped by stopping it.
 
-        Each would be a thread and a connection more, which RQ leaves behind with a worker that loses Redis.
+        It would be one thread and one connection more, which RQ leaves behind when a worker loses Redis.
         """
 
     def request_stop(self, signum: int, frame: Any) -> None:

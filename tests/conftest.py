@@ -15,6 +15,7 @@ from sandbox.redis_server import RedisServer
 from sandbox.stack import ROOT, Stack
 from shared.message_store import MessageStore
 from tests.support.books import ROW, Row, table
+from tests.support.reports import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 from tests.support.stacks import started
 
 # Every run of pytest closes the directory of all runs to others, PostgreSQL's unprivileged user among them: runs of
