@@ -33,7 +33,7 @@ def room_for_connections() -> int:
 PARSED_AT_ONCE: Final = 2
 """Large messages parsed at once, each in a thread."""
 
-COPIES: Final = 2.5
+COPIES: Final = 2.25
 """What a message in flight costs, in its size: its buffer, its parts, the API's call, the bytes to Redis (measured)."""
 
 
@@ -72,6 +72,7 @@ class SharedLimits:
         self._by_network: Counter[str] = Counter()
         self._connections = 0
         self.bytes = 0
+        self._most_bytes = 0
 
     def enter(self, ip: str) -> Slot:
         """Count one connection of a client."""
@@ -97,8 +98,14 @@ class SharedLimits:
         if self.bytes + count > self._max_bytes:
             return False
         self.bytes += count
+        self._most_bytes = max(self._most_bytes, self.bytes)
         BYTES_IN_FLIGHT.set(self.bytes)
         return True
+
+    def take_most_bytes(self) -> int:
+        """The most bytes that were in flight at once since this was last asked."""
+        most, self._most_bytes = self._most_bytes, self.bytes
+        return most
 
     def release(self, count: int) -> None:
         self.bytes -= count

@@ -19,9 +19,10 @@ from ingress.backend import Backend, Login, Submission
 from ingress.certificates import CertificateStore
 from ingress.clients import client_address
 from ingress.commands import Credentials, decode_base64, login_password, parse_mail, parse_rcpt, plain_credentials
+from ingress.data import DataTooLarge, NoRoom
 from ingress.limits import SharedLimits, Slot, message_budget, room_for_connections
 from ingress.replies import Replies, Reply, SmtpError
-from ingress.stream import BareNewline, ByteStream, ClientGone, DataTooLarge, LineTooLong, NoRoom
+from ingress.stream import BareNewline, ByteStream, ClientGone, LineTooLong
 from ingress.throttle import FailureThrottle, delay_after
 from shared.identifiers import random_hex
 from shared.log import get_logger
@@ -517,6 +518,9 @@ class SmtpSession(SMTP):
             if self._factory.limits.reserve(count):
                 held += count
                 return True
+            # What it has had so far is thrown away with the rest: there is room for others at once.
+            self._factory.limits.release(held)
+            held = 0
             return False
 
         try:

@@ -11,8 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-END_OF_DATA: Final = b"\r\n.\r\n"
-"""RFC 5321 section 4.1.1.4. Nothing else ends a message: not LF.LF, not LF.CRLF, not CR.CR (CVE-2023-51764)."""
+from ingress.data import DataReader
 
 READ_AHEAD: Final = 64 * 1024
 """Pipelined bytes that may wait while a command is worked on; past it the client is held back by TCP."""
@@ -30,18 +29,6 @@ class BareNewline(Exception):
         self.ambiguous = ambiguous
 
 
-class DataTooLarge(Exception):
-    """The message was larger than allowed; its data was thrown away. ``ended``: its end was seen."""
-
-    def __init__(self, *, ended: bool) -> None:
-        super().__init__()
-        self.ended = ended
-
-
-class NoRoom(Exception):
-    """There was no room for the message among all uploads under way; its data was thrown away up to its end."""
-
-
 class ClientGone(Exception):
     """The client ended its side before the line or the data was complete."""
 
@@ -55,15 +42,25 @@ class ByteStream:
         self._resume = resume
         self._paused = False
         self._ended = False
-        self._reading_data = False
+        self._reader: DataReader | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def feed(self, data: bytes) -> None:
+        if self._reader is None:
+            self._hold(data)
+        elif self._reader.feed(data):
+            self._end_data(self._reader)
+
+    def _hold(self, data: bytes | bytearray) -> None:
         self._buffer += data
         self._wake()
-        if len(self._buffer) > READ_AHEAD and not self._reading_data and not self._paused:
+        if len(self._buffer) > READ_AHEAD and not self._paused:
             self._paused = True
             self._pause()
+
+    def _end_data(self, reader: DataReader) -> None:
+        self._reader = None
+        self._hold(reader.rest)
 
     def feed_eof(self) -> None:
         self._ended = True
@@ -101,59 +98,22 @@ class ByteStream:
         return line[:-2]
 
     async def read_data(self, limit: int, *, reserve: Callable[[int], bool]) -> bytes:
-        """A message up to ``END_OF_DATA``, dots unstuffed (RFC 5321 section 4.5.2).
+        """A message up to its end (``ingress.data``). Raises ``DataTooLarge``, ``NoRoom`` or ``ClientGone``.
 
-        ``reserve`` is called with each further number of bytes that the message needs. Raises ``DataTooLarge``,
-        ``NoRoom`` or ``ClientGone``. A message past its limit is read to its end, or to twice the limit.
+        A message past its ``limit`` in bytes, or without room, is read to its end, or to twice the limit.
         """
-        self._reading_data = True
+        reader = DataReader(limit, reserve=reserve)
+        arrived = bytes(self._buffer)
+        self._buffer.clear()
         self._unpause()
-        scanned = reserved = 0
+        self._reader = reader
+        self.feed(arrived)
         try:
-            while True:
-                # The CRLF of the DATA command counts as the first of END_OF_DATA: an empty message is ".CRLF".
-                if self._buffer.startswith(END_OF_DATA[2:]):
-                    del self._buffer[: len(END_OF_DATA) - 2]
-                    return b""
-                end = self._buffer.find(END_OF_DATA, scanned)
-                size = len(self._buffer) if end < 0 else end + 2
-                if size > limit and size - self._stuffed_dots(size) > limit:
-                    await self._skip_data(end, limit)
-                    raise DataTooLarge(ended=True)
-                if size > reserved:
-                    if not reserve(size - reserved):
-                        await self._skip_data(end, limit)
-                        raise NoRoom
-                    reserved = size
-                if end >= 0:
-                    break
-                scanned = max(0, len(self._buffer) - len(END_OF_DATA) + 1)
+            while self._reader is not None:
                 await self._more()
-            with memoryview(self._buffer) as view:
-                data = bytes(view[: end + 2])
-            del self._buffer[: end + len(END_OF_DATA)]
         finally:
-            self._reading_data = False
-        if data.startswith(b"."):
-            data = data[1:]
-        return data.replace(b"\r\n.", b"\r\n")
-
-    def _stuffed_dots(self, size: int) -> int:
-        """Dots that transparency has added to the first ``size`` bytes: they do not count for a message's size."""
-        return self._buffer.count(b"\r\n.", 0, size) + self._buffer.startswith(b".")
-
-    async def _skip_data(self, end: int, limit: int) -> None:
-        """Throw a message's data away up to its end, but at most as much again as was allowed."""
-        thrown = 0
-        while end < 0:
-            keep = len(END_OF_DATA) - 1
-            thrown += max(0, len(self._buffer) - keep)
-            del self._buffer[:-keep]
-            if thrown > 2 * limit:
-                raise DataTooLarge(ended=False)
-            await self._more()
-            end = self._buffer.find(END_OF_DATA)
-        del self._buffer[: end + len(END_OF_DATA)]
+            self._reader = None
+        return reader.result()
 
     async def _skip_line(self) -> None:
         while (end := self._buffer.find(b"\n")) < 0:

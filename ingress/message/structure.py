@@ -10,7 +10,7 @@ from typing import Final
 
 from ingress.message.charsets import decode_text
 from ingress.message.headers import Field, Headers, parse_headers, parse_parameters
-from ingress.message.transfer_encodings import DECODERS, shorten_line_breaks, uuencoded_name
+from ingress.message.transfer_encodings import DECODERS, decode_base64, shorten_line_breaks, uuencoded_name
 from ingress.replies import Replies
 
 MAX_DEPTH: Final = 30
@@ -108,6 +108,8 @@ class Part:
     def data(self) -> bytes:
         """The body, transfer-decoded; errors in the encoding lose as little as possible."""
         decoder = DECODERS.get(self.encoding)
+        if decoder is decode_base64:
+            return decode_base64(self._raw, self.start, self.end)
         return decoder(self.body) if decoder else self.body
 
     def text(self) -> str:

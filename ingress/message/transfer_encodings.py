@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -25,27 +26,31 @@ _LINE_BREAK: Final = re.compile(rb"(?<!\r)\r++\n|\r")
 _UU_BEGIN: Final = re.compile(rb"^begin(?:-base64)? [0-7]{3,4} ?([^\r\n]*)\r?\n", re.MULTILINE)
 
 
-def decode_base64(body: bytes) -> bytes:
-    """Bytes of a base64 body; junk is passed over, padding may be wrong, missing, or stand between several pieces."""
-    padding = body.find(b"=")
-    if padding < 0 or not body[padding:].strip(b"=\r\n \t\0"):
+def decode_base64(raw: bytes, start: int = 0, end: int = sys.maxsize) -> bytes:
+    """Bytes of the base64 body ``raw[start:end]``, which may be megabytes and is not copied.
+
+    Junk is passed over, padding may be wrong, missing, or stand between several pieces.
+    """
+    body = memoryview(raw)[start:end]
+    padding = raw.find(b"=", start, end)
+    if padding < 0 or not raw[padding:end].strip(b"=\r\n \t\0"):
         return _decode_piece(body)
     # What follows padding is a further piece; a line that cannot be base64 is a footer that some list server added.
     further = bytearray()
-    for line in _LINE.finditer(body, _PADDING.match(body, padding).end()):  # type: ignore[union-attr]
+    for line in _LINE.finditer(raw, _PADDING.match(raw, padding, end).end(), end):  # type: ignore[union-attr]
         if _BASE64_LINE.fullmatch(line[0]):
             further += line[0].strip()
-    decoded = bytearray(_decode_piece(body[:padding]))
+    decoded = bytearray(_decode_piece(body[: padding - start]))
     for piece in _PIECE.finditer(further):
         decoded += _decode_piece(piece[0])
     return bytes(decoded)
 
 
-def _decode_piece(piece: bytes) -> bytes:
+def _decode_piece(piece: bytes | memoryview) -> bytes:
     try:
         return pybase64.b64decode(piece)
     except binascii.Error:
-        compact = piece.translate(None, _NOT_BASE64)
+        compact = bytes(piece).translate(None, _NOT_BASE64)
         if len(compact) % 4 == 1:
             compact = compact[:-1]
         return pybase64.b64decode(compact + b"=" * (-len(compact) % 4))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingress.stream import BareNewline, ByteStream, ClientGone, DataTooLarge, LineTooLong, NoRoom
+from ingress.data import CRLF, END_OF_DATA, WINDOW, DataReader, DataTooLarge, NoRoom
+from ingress.stream import BareNewline, ByteStream, ClientGone, LineTooLong
 
 
 def stream(*chunks: bytes) -> ByteStream:
@@ -102,6 +103,54 @@ async def test_no_room_is_no_loss_of_step() -> None:
     with pytest.raises(NoRoom):
         await made.read_data(1000, reserve=lambda _: False)
     assert await made.read_line(100) == b"NOOP"
+
+
+async def test_bytes_count_at_the_moment_they_arrive_and_nothing_is_kept_after_a_no() -> None:
+    asked: list[int] = []
+    made = stream()
+
+    def reserve(count: int) -> bool:
+        asked.append(count)
+        return sum(asked) <= 500
+
+    reading = asyncio.create_task(made.read_data(10_000, reserve=reserve))
+    await asyncio.sleep(0)
+    # A crowd's uploads all come in one turn of the loop: what each brings is counted, or thrown away, before the next.
+    for _ in range(20):
+        made.feed(b"x" * 100)
+    assert asked == [100] * 6
+    assert made._reader is not None
+    assert len(made._reader._message) == len(made._reader._pending) == 0
+    made.feed(b"\r\n.\r\nNOOP\r\n")
+    with pytest.raises(NoRoom):
+        await reading
+    assert await made.read_line(100) == b"NOOP"
+
+
+@given(
+    st.lists(st.sampled_from([b"\r\n.", b"\r\n", b".", b"\r", b"\n", b"a", b"..", b"x" * 40]), max_size=60), st.data()
+)
+def test_cutting_piece_by_piece_is_cutting_the_whole(words: list[bytes], data: st.DataObject) -> None:
+    wire = b"".join(words) + b"\r\n.\r\n" + b"NEXT"
+    end = (CRLF + wire).index(END_OF_DATA)
+    wanted = (CRLF + wire)[: end + 2].replace(b"\r\n.", b"\r\n").removeprefix(CRLF)
+    edges = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=10)))
+    reader = DataReader(10_000, reserve=lambda _: True)
+    fed = 0
+    for start, stop in pairwise([0, *edges, len(wire)]):
+        fed = stop
+        if reader.feed(wire[start:stop]):
+            break
+    assert reader.result() == wanted
+    assert bytes(reader.rest) + wire[fed:] == (CRLF + wire)[end + len(END_OF_DATA) :]
+
+
+def test_lines_that_begin_with_a_dot_are_found_wherever_the_window_ends() -> None:
+    for shift in range(6):
+        line = b"x" * (WINDOW - 4 + shift) + b"\r\n..y\r\n"
+        reader = DataReader(10 * WINDOW, reserve=lambda _: True)
+        assert reader.feed(line + line + b".\r\n")
+        assert reader.result() == line.replace(b"..", b".") * 2
 
 
 async def test_stuffed_dots_do_not_count_for_the_size() -> None:
