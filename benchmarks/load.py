@@ -156,8 +156,9 @@ class Client(asyncio.Protocol):
                 self.transport.write(self._fleet.commands[self._steps])
         elif self._expect(code, 354, line):
             self._next = self._replied
+            message = self._fleet.next_message()
             self._started = time.monotonic()
-            self.transport.write(self._fleet.next_message())
+            self.transport.write(message)
 
     def _replied(self, code: int, line: bytes) -> None:
         if not self._expect(code, 250, line):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ import redis
 import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
+from ingress import heap
 from ingress.certificates import CertificateError, CertificateStore
 from ingress.checks import check_all
 from ingress.limits import raise_file_limit, room_for_connections
@@ -29,16 +29,6 @@ from shared.supervisor import CANNOT_START, Supervisor, has_parent, python_modul
 
 MULTIPROCESS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Where the ingress processes leave their metrics for the parent to add up."""
-
-M_MMAP_THRESHOLD: Final = -3
-M_ARENA_MAX: Final = -8
-"""From glibc's malloc.h."""
-
-MMAP_THRESHOLD: Final = 256 * 1024
-"""Bytes from which a block is the system's own."""
-
-ARENAS: Final = 2
-"""Heaps of one process: threads that take turns for the interpreter need no more."""
 
 log = get_logger(__name__)
 
@@ -88,25 +78,10 @@ def supervise(settings: Settings) -> int:
                 probes.stop()
 
 
-def give_memory_back() -> None:
-    """Let large blocks go back to the system as soon as they are free.
-
-    glibc keeps ever larger ones for itself once one was freed, so that a burst of large messages would stay resident.
-    """
-    try:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
-        libc.mallopt(M_ARENA_MAX, ARENAS)
-        # What the imports needed for a moment only.
-        libc.malloc_trim(0)
-    except (OSError, AttributeError):
-        log.debug("Not glibc: its memory is its own affair")
-
-
 async def serve(settings: Settings, *, is_child: bool) -> int:
     """Run one ingress process until SIGTERM or SIGINT; the exit code."""
     raise_file_limit()
-    give_memory_back()
+    heap.set_up()
     if (room := room_for_connections()) < settings.max_connections:
         log.warning(f"MAX_CONNECTIONS is {settings.max_connections}, the limit of open files allows {room}: ulimit -n")
     stop = asyncio.Event()

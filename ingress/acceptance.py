@@ -38,6 +38,7 @@ class Acceptance:
         preflight: Preflight,
         handover: HandOver,
         parsers: ThreadPoolExecutor,
+        digesters: ThreadPoolExecutor,
         limits: Limits,
         deduplicate: bool,
     ) -> None:
@@ -45,6 +46,7 @@ class Acceptance:
         self._preflight = preflight
         self._handover = handover
         self._parsers = parsers
+        self._digesters = digesters
         self._limits = limits
         self._deduplicate = deduplicate
 
@@ -72,9 +74,12 @@ class Acceptance:
             # From here on the API's call is all that is kept of the message.
             submission = replace(submission, data=b"")
             await self._check_header_senders(submission.login, parsed)
+            # A large body is on its way to Redis while the API is asked.
+            staging = None if parsed.drop else self._handover.stage(message_id, parsed.body)
             try:
                 await self._preflight.check(secret=submission.login.secret, sender=parsed.sender)
             except SmtpError:
+                self._handover.forget(message_id, staging)
                 # What was promised once is promised, whatever the API says now. Only here is it looked up before the
                 # hand-over, which recognises a repeat by itself: in good times a repeat costs nothing more.
                 first_id = await self._handover.first_id(digest)
@@ -98,7 +103,8 @@ class Acceptance:
                     subject=parsed.subject,
                     idempotency_key=parsed.idempotency_key,
                     digest=digest,
-                )
+                ),
+                staging,
             )
         except SmtpError as error:
             bound.warning(
@@ -127,17 +133,23 @@ class Acceptance:
         return Replies.QUEUED.value.filled(id=queued_id)
 
     async def _parse(self, submission: Submission) -> tuple[ParsedMessage, str]:
-        if len(submission.data) <= INLINE_BYTES:
-            return self._read(submission)
-        return await asyncio.get_running_loop().run_in_executor(self._parsers, self._read, submission)
-
-    def _read(self, submission: Submission) -> tuple[ParsedMessage, str]:
-        parsed = parse(submission.data, recipients=submission.recipients, limits=self._limits)
-        digest = ""
+        """The message as the API takes it, and its fingerprint."""
+        data = submission.data
+        if len(data) <= INLINE_BYTES:
+            parsed, content = self._read(submission), content_digest(data)
+        else:
+            loop = asyncio.get_running_loop()
+            # Side by side: hashlib lets go of the interpreter.
+            parsed, content = await asyncio.gather(
+                loop.run_in_executor(self._parsers, self._read, submission),
+                loop.run_in_executor(self._digesters, content_digest, data),
+            )
         # A message without a Message-ID is never taken for a repeat: two alike may both be meant.
-        if self._deduplicate and parsed.message_id and not parsed.drop:
-            digest = fingerprint(submission, parsed.message_id)
-        return parsed, digest
+        is_recognised = self._deduplicate and parsed.message_id and not parsed.drop
+        return parsed, fingerprint(submission, parsed.message_id, content) if is_recognised else ""
+
+    def _read(self, submission: Submission) -> ParsedMessage:
+        return parse(submission.data, recipients=submission.recipients, limits=self._limits)
 
     async def _check_header_senders(self, login: Login, parsed: ParsedMessage) -> None:
         for domain in parsed.from_domains:
@@ -154,12 +166,17 @@ class Acceptance:
             raise Replies.SENDER_UNAVAILABLE.error(cause=f"database: {error}") from error
 
 
-def fingerprint(submission: Submission, message_id: str) -> str:
+def content_digest(data: bytes) -> bytes:
+    """SHA-256 of a message."""
+    digest = hashlib.sha256()
+    view = memoryview(data)
+    step = HASHED_AT_ONCE if len(view) <= INLINE_BYTES else max(1, len(view))
+    for start in range(0, len(view), step):
+        digest.update(view[start : start + step])
+    return digest.digest()
+
+
+def fingerprint(submission: Submission, message_id: str, content: bytes) -> str:
     """SHA-256 over project, envelope, Message-ID and content: equal only for a client's repeat of one message."""
     parts = (submission.login.project.id, submission.envelope_from, *submission.recipients, message_id, "")
-    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
-    data = memoryview(submission.data)
-    step = HASHED_AT_ONCE if len(data) <= INLINE_BYTES else len(data)
-    for start in range(0, len(data), step):
-        digest.update(data[start : start + step])
-    return digest.hexdigest()
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape") + content).hexdigest()

@@ -55,6 +55,10 @@ MEMORY_LIMIT: Final = 0.9
 log = get_logger(__name__)
 
 
+Staging = asyncio.Future[None]
+"""A large body on its way to Redis."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
     """One message that waits for its group."""
@@ -92,7 +96,7 @@ class HandOver:
         self._executor = ThreadPoolExecutor(max_workers=WAIT_AOF_GROUPS, thread_name_prefix="handover")
         self._stagers = ThreadPoolExecutor(max_workers=STAGED_AT_ONCE, thread_name_prefix="stager")
         self._under_way: set[asyncio.Future[None]] = set()
-        self._staging: set[asyncio.Future[None]] = set()
+        self._staging: set[Staging] = set()
         self._hung_at = 0.0
         self._durability = Durability()
         self._durable_until = 0.0
@@ -100,26 +104,52 @@ class HandOver:
         self._undelivered = 0
         self._tickets = 0
 
-    async def put(self, message: QueuedMessage) -> str:
+    def stage(self, message_id: str, body: bytes) -> Staging | None:
+        """Begin to write the body of a large message, so that it is there when ``put`` is called; None for a small one.
+
+        Whoever does not ``put`` the message then must ``forget`` it.
+        """
+        if not self._store.pieces_of(body):
+            return None
+        loop = asyncio.get_running_loop()
+        staging = loop.run_in_executor(self._stagers, self._stage, message_id, body, time.monotonic())
+        self._keep(staging)
+        return staging
+
+    def forget(self, message_id: str, staging: Staging | None) -> None:
+        """Let go of a body that was staged for a message which is not to be queued."""
+        if staging is None:
+            return
+
+        def unstage(staged: Staging) -> None:
+            # What failed has left nothing behind.
+            if staged.exception() is None:
+                loop = asyncio.get_running_loop()
+                self._keep(loop.run_in_executor(self._stagers, self._store.unstage, [message_id]))
+
+        staging.add_done_callback(unstage)
+
+    async def put(self, message: QueuedMessage, staging: Staging | None = None) -> str:
         """Queue ``message``; returns its id, or the first one's id when it is a client's repeat of a message.
 
-        Raises ``SmtpError``: 451 4.3.0 when Redis cannot take it now, 452 4.3.1 when the queue is full.
+        ``staging``: what ``stage`` returned, where it was called. Raises ``SmtpError``: 451 4.3.0 when Redis cannot
+        take it now, 452 4.3.1 when the queue is full.
         """
-        loop = asyncio.get_running_loop()
-        is_large = self._store.pieces_of(message) > 0
-        if is_large:
-            staging = loop.run_in_executor(self._stagers, self._stage, message, time.monotonic())
-            self._staging.add(staging)
-            staging.add_done_callback(self._staging.discard)
+        staging = staging or self.stage(message.id, message.body)
+        if staging is not None:
             try:
                 await staging
             except Exception as error:
                 self._durable_until = 0.0
                 raise queue_refusal(error) from error
-        done: asyncio.Future[str] = loop.create_future()
-        self._waiting.append(Waiting(message=message, done=done, is_staged=is_large))
+        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._waiting.append(Waiting(message=message, done=done, is_staged=staging is not None))
         self._begin_groups()
         return await done
+
+    def _keep(self, staging: Staging) -> None:
+        self._staging.add(staging)
+        staging.add_done_callback(self._staging.discard)
 
     async def first_id(self, digest: str) -> str | None:
         """The id of the message that was queued with this digest a short while ago; None also when Redis is silent."""
@@ -190,7 +220,7 @@ class HandOver:
             group.append(self._waiting.popleft())
         return group
 
-    def _stage(self, message: QueuedMessage, since: float) -> None:
+    def _stage(self, message_id: str, body: bytes, since: float) -> None:
         """Write a large body. Runs in a thread; ``since`` when (monotonic) its message began to wait for it."""
         if since < self._hung_at:
             # It has waited as long as the one that found Redis hanging: Redis is not asked again for it.
@@ -199,7 +229,7 @@ class HandOver:
             now = time.monotonic()
             self._check_durable(now)
             self._check_room(now)
-            self._store.stage(message)
+            self._store.stage(message_id, body)
         except redis.TimeoutError:
             self._hung_at = time.monotonic()
             raise

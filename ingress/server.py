@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+from ingress import heap
 from ingress.acceptance import Acceptance
 from ingress.acceptor import Acceptor
 from ingress.certificates import CertificateStore
@@ -67,10 +68,12 @@ class IngressServer:
         self._directory = ProjectDirectory(settings.database_url)
         self._api = PlunkApi(settings.api_uri, connections=PREFLIGHT_THREADS)
         self._redis = connect(settings.redis_url, connections=WAIT_AOF_GROUPS + STAGED_AT_ONCE + 4)
+        self._redis_for_bodies = connect(settings.redis_url, connections=STAGED_AT_ONCE, for_large_values=True)
         self._preflight_threads = ThreadPoolExecutor(PREFLIGHT_THREADS, thread_name_prefix="preflight")
         self._parser_threads = ThreadPoolExecutor(PARSED_AT_ONCE, thread_name_prefix="parser")
+        self._digest_threads = ThreadPoolExecutor(PARSED_AT_ONCE, thread_name_prefix="digest")
         self._handover = HandOver(
-            MessageStore(self._redis, settings.queue_name),
+            MessageStore(self._redis, settings.queue_name, bodies=self._redis_for_bodies),
             batch_size=settings.batch_size,
             queue_max_messages=settings.queue_max_messages,
             deduplicate_seconds=settings.deduplicate_seconds,
@@ -87,6 +90,7 @@ class IngressServer:
             ),
             handover=self._handover,
             parsers=self._parser_threads,
+            digesters=self._digest_threads,
             limits=Limits(
                 max_attachments=settings.max_attachments_count,
                 max_attachment_bytes=settings.max_attachment_size_mb * MIB,
@@ -105,7 +109,7 @@ class IngressServer:
         )
         self._sessions = SessionFactory(settings, acceptance, certificates, self._throttle)
         self._servers: list[asyncio.Server | Acceptor] = []
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Open the ports. Raises ``StartError`` naming the port and what to do."""
@@ -123,7 +127,8 @@ class IngressServer:
                 f"SMTP server listening on port {listener.port} (secure={str(listener.implicit_tls).lower()})",
                 starttls=has_certificate and not listener.implicit_tls,
             )
-        self._watching = asyncio.create_task(self._certificates.watch())
+        for watch in (self._certificates.watch(), heap.give_back_when_quiet(self._sessions.limits)):
+            self._watching.append(asyncio.create_task(watch))
 
     async def _open(self, listener: Listener) -> asyncio.Server | Acceptor:
         """Open one port. Raises ``OSError``."""
@@ -145,16 +150,18 @@ class IngressServer:
         """Accept no more connections, finish the transactions under way, 421 to the idle; bounded in time."""
         for server in self._servers:
             server.close()
-        if self._watching is not None:
-            self._watching.cancel()
+        for watching in self._watching:
+            watching.cancel()
         await self._sessions.drain(self._settings.shutdown_timeout)
         await self._handover.close()
         await self._directory.close()
         self._preflight_threads.shutdown(wait=False, cancel_futures=True)
         self._parser_threads.shutdown(wait=False, cancel_futures=True)
+        self._digest_threads.shutdown(wait=False, cancel_futures=True)
         self._api.close()
         self._throttle.close()
         self._redis.close()
+        self._redis_for_bodies.close()
 
     async def readiness(self) -> dict[str, str]:
         """Does the real work once: a write to Redis, a look-up in the database, room in the queue, open ports."""

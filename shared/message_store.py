@@ -76,7 +76,7 @@ LEASE_SECONDS: Final = 10.0
 MOST_TAKEN_BYTES: Final = 32 * 1024 * 1024
 """Bodies taken at once: what a worker holds in memory, whatever the messages' size."""
 
-PIECE_BYTES: Final = 512 * 1024
+PIECE_BYTES: Final = 1024 * 1024
 """Bodies past this are stored in pieces of this size: how long one write to the append-only file holds up others."""
 
 PIECES_EXPIRE_SECONDS: Final = 3600
@@ -160,8 +160,17 @@ class Audit:
 class MessageStore:
     """The store over one Redis. Every method may raise ``redis.RedisError``; nothing is half done when it does."""
 
-    def __init__(self, connection: redis.Redis, queue_name: str, *, piece_bytes: int = PIECE_BYTES) -> None:
+    def __init__(
+        self,
+        connection: redis.Redis,
+        queue_name: str,
+        *,
+        bodies: redis.Redis | None = None,
+        piece_bytes: int = PIECE_BYTES,
+    ) -> None:
+        """``bodies``: a client for the pieces of large bodies, where it shall be another one."""
         self.redis = connection
+        self._bodies = bodies or connection
         self.piece_bytes = piece_bytes
         self.name = queue_name
         self.queue = Queue(queue_name, connection=connection, serializer=JsonSerializer)
@@ -190,33 +199,42 @@ class MessageStore:
 
     # Ingress
 
-    def pieces_of(self, message: QueuedMessage) -> int:
-        """Into how many pieces the body goes; 0 when it stays in the message's hash."""
-        return -(-len(message.body) // self.piece_bytes) if len(message.body) > self.piece_bytes else 0
+    def pieces_of(self, body: bytes) -> int:
+        """Into how many pieces a body goes; 0 when it stays in the message's hash."""
+        return -(-len(body) // self.piece_bytes) if len(body) > self.piece_bytes else 0
 
-    def stage(self, message: QueuedMessage) -> None:
-        """Write the pieces of a large body, each in a round trip of its own. What fails midway leaves none behind.
+    def stage(self, message_id: str, body: bytes) -> None:
+        """Write the pieces of a large body, one command each. What fails midway leaves none behind.
+
+        They are sent one after the other without waiting for the answers: Redis reads, writes and acknowledges one
+        piece at a time all the same, and serves others between two of them.
 
         No WAITAOF here: the append-only file holds them before the step that accepts the message, so the one that waits
         for that step's write has waited for theirs.
         """
-        key, body = self.body_key(message.id), memoryview(message.body)
+        key, view = self.body_key(message_id), memoryview(body)
+        pieces = (view[start : start + self.piece_bytes] for start in range(0, len(view), self.piece_bytes))
         try:
-            for start in range(0, len(body), self.piece_bytes):
-                piece = body[start : start + self.piece_bytes]
-                if start:
-                    self.redis.rpush(key, piece)
-                    continue
-                with self.redis.pipeline(transaction=True) as pipe:
+            with self._bodies.pipeline(transaction=True) as pipe:
+                pipe.rpush(key, next(pieces))
+                pipe.expire(key, PIECES_EXPIRE_SECONDS)
+                pipe.execute()
+            with self._bodies.pipeline(transaction=False) as pipe:
+                for piece in pieces:
                     pipe.rpush(key, piece)
-                    pipe.expire(key, PIECES_EXPIRE_SECONDS)
-                    pipe.execute()
+                # Raised below: redis-py would write the command, which is the message, into the error's text.
+                for answer in pipe.execute(raise_on_error=False):
+                    if isinstance(answer, Exception):
+                        raise answer
         except redis.RedisError as error:
-            self.unstage([message.id], after=error)
+            self.unstage([message_id], after=error)
             raise
 
-    def unstage(self, message_ids: Sequence[str], *, after: Exception) -> None:
-        """Let go of pieces whose messages were not stored, as far as Redis answers; they expire anyway."""
+    def unstage(self, message_ids: Sequence[str], *, after: Exception | None = None) -> None:
+        """Let go of pieces whose messages were not stored, as far as Redis answers; they expire anyway.
+
+        ``after``: why, where it was an error: a Redis that did not answer is not asked again.
+        """
         if message_ids and not isinstance(after, redis.ConnectionError | redis.TimeoutError):
             with contextlib.suppress(redis.RedisError):
                 self._run("UNSTAGE", *message_ids)
@@ -240,9 +258,9 @@ class MessageStore:
         """
         args: list[Any] = [self.name, self.queue.key, remember_seconds]
         for message in messages:
-            pieces = self.pieces_of(message)
+            pieces = self.pieces_of(message.body)
             if staged is None and pieces:
-                self.stage(message)
+                self.stage(message.id, message.body)
             elif staged is not None and message.id not in staged:
                 pieces = 0
             fields = [part for pair in encode(message, pieces=pieces).items() for part in pair]

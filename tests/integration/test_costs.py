@@ -85,12 +85,13 @@ async def test_nothing_long_is_parsed_on_the_event_loop(
         return real(raw, recipients=recipients, limits=limits)
 
     monkeypatch.setattr(acceptance, "parse", parse)
-    with ThreadPoolExecutor(1) as parsers:
+    with ThreadPoolExecutor(1) as parsers, ThreadPoolExecutor(1) as digesters:
         backend = Acceptance(
             directory=Nothing(ProjectDirectory),  # type: ignore[arg-type]
             preflight=Nothing(Preflight),  # type: ignore[arg-type]
             handover=Nothing(HandOver),  # type: ignore[arg-type]
             parsers=parsers,
+            digesters=digesters,
             limits=Limits(),
             deduplicate=True,
         )
@@ -119,5 +120,8 @@ class Nothing:
     async def check(self, *, secret: str, sender: str) -> None:
         await asyncio.sleep(0)
 
-    async def put(self, message: QueuedMessage) -> str:
+    def stage(self, message_id: str, body: bytes) -> None:
+        """Nothing is on its way."""
+
+    async def put(self, message: QueuedMessage, staging: None) -> str:
         return message.id

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -246,15 +246,15 @@ async def test_small_messages_commit_while_a_large_ones_pieces_are_under_way(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handover = hand_over(server)
-    client, push = handover._store.redis, handover._store.redis.rpush
+    stage = handover._store.stage
     begun, may_go_on = threading.Event(), threading.Event()
 
-    def push_slowly(*args: Any) -> object:
+    def stage_slowly(*args: Any) -> None:
         begun.set()
         assert may_go_on.wait(30)
-        return push(*args)
+        stage(*args)
 
-    monkeypatch.setattr(client, "rpush", push_slowly)
+    monkeypatch.setattr(handover._store, "stage", stage_slowly)
     large = message(body=LARGE)
     put = asyncio.create_task(reply_to(handover, large))
     assert await asyncio.to_thread(begun.wait, 30)
@@ -282,9 +282,9 @@ async def test_pieces_that_went_before_the_step_are_451(server: RedisServer, mon
     handover = hand_over(server)
     stage = handover._store.stage
 
-    def stage_and_lose(one: QueuedMessage) -> None:
-        stage(one)
-        server.client().delete(f"q:body:{one.id}")
+    def stage_and_lose(message_id: str, body: bytes) -> None:
+        stage(message_id, body)
+        server.client().delete(f"q:body:{message_id}")
 
     monkeypatch.setattr(handover._store, "stage", stage_and_lose)
     assert await reply_to(handover, message(body=LARGE)) == "451 4.3.0"
@@ -295,17 +295,25 @@ async def test_pieces_that_went_before_the_step_are_451(server: RedisServer, mon
     await assert_recovers(handover, server)
 
 
+def after_the_first_piece(handover: HandOver, action: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do ``action`` each time when the first piece of a body is in Redis, and the others are to follow."""
+    client = handover._store.redis
+    open_pipeline = client.pipeline
+
+    def act_and_open(*, transaction: bool) -> Any:
+        if not transaction and client.keys("q:body:*"):
+            action()
+        return open_pipeline(transaction=transaction)
+
+    monkeypatch.setattr(client, "pipeline", act_and_open)
+
+
 async def test_a_redis_that_fills_up_midway_is_452_and_keeps_no_pieces(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handover = hand_over(server)
-    client, push = server.client(), handover._store.redis.rpush
-
-    def push_into_a_full_one(*args: Any) -> object:
-        client.config_set("maxmemory", "1mb")
-        return push(*args)
-
-    monkeypatch.setattr(handover._store.redis, "rpush", push_into_a_full_one)
+    client = server.client()
+    after_the_first_piece(handover, lambda: client.config_set("maxmemory", "1mb"), monkeypatch)
     try:
         assert await reply_to(handover, message(body=LARGE)) == "452 4.3.1"
         assert client.keys("q:*") == []
@@ -319,13 +327,7 @@ async def test_a_redis_that_is_killed_midway_is_451_and_its_pieces_expire(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handover = hand_over(server)
-    push = handover._store.redis.rpush
-
-    def push_into_a_dead_one(*args: Any) -> object:
-        server.kill()
-        return push(*args)
-
-    monkeypatch.setattr(handover._store.redis, "rpush", push_into_a_dead_one)
+    after_the_first_piece(handover, server.kill, monkeypatch)
     assert await reply_to(handover, message(body=LARGE)) == "451 4.3.0"
     monkeypatch.undo()
     server.start()
@@ -434,3 +436,26 @@ async def test_under_require_durable_redis_mail_is_refused_while_it_is_not(serve
         client.config_set("appendfsync", "always")
     await careless.close()
     await assert_recovers(handover, server)
+
+
+async def test_a_body_whose_message_is_not_queued_goes(server: RedisServer) -> None:
+    handover = hand_over(server)
+    early, late = message(body=LARGE), message(body=LARGE)
+    staged = handover.stage(late.id, late.body)
+    assert staged is not None
+    await staged
+    assert server.client().keys("q:body:*") == [f"q:body:{late.id}".encode()]
+    # Once while its body is on its way, or waits for its turn, and once when it is there.
+    handover.forget(early.id, handover.stage(early.id, early.body))
+    handover.forget(late.id, staged)
+    await assert_recovers(handover, server)
+    assert server.client().keys("q:body:*") == []
+
+
+async def test_a_small_message_has_nothing_to_stage_or_forget(server: RedisServer) -> None:
+    handover = hand_over(server)
+    one = message()
+    assert handover.stage(one.id, one.body) is None
+    handover.forget(one.id, None)
+    assert await reply_to(handover, one) == one.id
+    await handover.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -21,6 +23,7 @@ from sandbox.processes import wait_until
 from sandbox.redis_server import RedisServer
 from shared.message_store import MOST_TAKEN_BYTES, PIECE_BYTES, PIECES_EXPIRE_SECONDS, MessageStore
 from shared.queued_message import CodecError, State, StoredMessage
+from shared.redis_connection import connect
 from tests.support.mail import queued_message
 
 message = partial(queued_message, project_id="p")
@@ -387,7 +390,7 @@ def bodies(store: MessageStore) -> list[str]:
 
 def test_a_large_body_lies_in_pieces_through_its_messages_life(store: MessageStore) -> None:
     one, small = message(body=LARGE, digest="d"), message(body=b"x" * PIECE_BYTES)
-    assert (store.pieces_of(one), store.pieces_of(small)) == (4, 0)
+    assert (store.pieces_of(one.body), store.pieces_of(small.body)) == (4, 0)
     store.accept([small, one], remember_seconds=60)
     assert bodies(store) == [f"q:body:{one.id}"]
     assert store.redis.llen(f"q:body:{one.id}") == 4
@@ -428,7 +431,7 @@ def test_the_pieces_of_a_repeat_go(store: MessageStore) -> None:
 
 def test_pieces_that_no_step_claims_are_no_message_and_expire(store: MessageStore) -> None:
     one = message(body=LARGE)
-    store.stage(one)
+    store.stage(one.id, one.body)
     assert 0 < store.redis.ttl(f"q:body:{one.id}") <= PIECES_EXPIRE_SECONDS  # type: ignore[operator]
     assert store.load([one.id]) == [None]
     check(store)
@@ -442,7 +445,7 @@ def test_a_message_whose_pieces_are_not_all_there_is_not_stored_and_its_company_
     store: MessageStore, left: int
 ) -> None:
     first, large, last = message(), message(body=LARGE, digest="d"), message()
-    store.stage(large)
+    store.stage(large.id, large.body)
     for _ in range(4 - left):
         store.redis.rpop(f"q:body:{large.id}")
     accepted = store.accept([first, large, last], staged=[large.id], remember_seconds=60)
@@ -455,24 +458,27 @@ def test_a_message_whose_pieces_are_not_all_there_is_not_stored_and_its_company_
 def test_a_full_redis_keeps_no_half_of_a_large_message(store: MessageStore, monkeypatch: pytest.MonkeyPatch) -> None:
     one = message(body=LARGE)
     limit = store.redis.connection_pool.connection_kwargs
-    push, client = store.redis.rpush, redis.Redis(host=limit["host"], port=limit["port"])
-    pushed: list[int] = []
+    client = redis.Redis(host=limit["host"], port=limit["port"])
+    open_pipeline = store.redis.pipeline
+    there: list[list[str]] = []
 
-    def push_until_full(key: str, piece: bytes) -> object:
-        pushed.append(len(piece))
-        if len(pushed) == 2:
+    def full_after_the_first_piece(*, transaction: bool) -> Any:
+        if not transaction:
+            there.append(bodies(store))
             client.config_set("maxmemory", "1mb")
-        return push(key, piece)
+        return open_pipeline(transaction=transaction)
 
-    monkeypatch.setattr(store.redis, "rpush", push_until_full)
+    monkeypatch.setattr(store.redis, "pipeline", full_after_the_first_piece)
     try:
-        with pytest.raises(redis.OutOfMemoryError):
+        with pytest.raises(redis.OutOfMemoryError) as caught:
             store.accept([one])
+        assert len(str(caught.value)) < 200, "the error does not quote the message"
+        assert there == [[f"q:body:{one.id}"]]
         assert bodies(store) == []
         # Full between the pieces and the step that accepts: PERSIST alone would be let through.
         client.config_set("maxmemory", "0")
         monkeypatch.undo()
-        store.stage(one)
+        store.stage(one.id, one.body)
         client.config_set("maxmemory", "1mb")
         with pytest.raises(redis.OutOfMemoryError):
             store.accept([one], staged=[one.id])
@@ -480,8 +486,32 @@ def test_a_full_redis_keeps_no_half_of_a_large_message(store: MessageStore, monk
     finally:
         client.config_set("maxmemory", "0")
         client.close()
-    assert len(pushed) == 2
     check(store)
+
+
+def test_redis_serves_others_between_two_pieces(store: MessageStore) -> None:
+    store.piece_bytes = 64 * 1024
+    one = message(body=LARGE * 4)
+    pieces = store.pieces_of(one.body)
+    limit = store.redis.connection_pool.connection_kwargs
+    seen: set[int] = set()
+    staging = threading.Thread(target=store.stage, args=(one.id, one.body))
+    with redis.Redis(host=limit["host"], port=limit["port"]) as other:
+        staging.start()
+        while staging.is_alive():
+            seen.add(other.llen(f"q:body:{one.id}"))  # type: ignore[arg-type]
+    assert len([count for count in seen if 0 < count < pieces]) > 2, seen
+    assert store.redis.llen(f"q:body:{one.id}") == pieces
+
+
+def test_a_client_for_large_values_sends_them_as_they_are(store: MessageStore) -> None:
+    limit = store.redis.connection_pool.connection_kwargs
+    url = f"redis://{limit['host']}:{limit['port']}"
+    apart = MessageStore(connect(url), "q", bodies=connect(url, for_large_values=True))
+    one = message(body=LARGE)
+    apart.accept([one])
+    assert load(store, one.id).message.body == LARGE
+    check(store, waiting=1)
 
 
 @pytest.mark.parametrize(

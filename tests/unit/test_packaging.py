@@ -26,6 +26,7 @@ from packaging.version import Version
 from forwarder.__main__ import main as forwarder
 from ingress.__main__ import main as ingress
 from sandbox.plunk_api.__main__ import main as plunk_api
+from sandbox.redis_server import CALM
 from shared.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +93,8 @@ def test_compose_redis_keeps_what_it_acknowledges() -> None:
     assert "--appendonly yes" in command
     assert "--appendfsync always" in command
     assert "--maxmemory-policy noeviction" in command
+    for name, value in CALM.items():
+        assert f"--{name} {value}" in command, "as the sandbox's, with which all is tested and measured"
     assert COMPOSE["redis"]["volumes"] == ["redis:/data"]
 
 
