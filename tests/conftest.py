@@ -43,10 +43,17 @@ def store(empty_redis: RedisServer) -> MessageStore:
 
 
 @pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Redis, PostgreSQL and the stand-in API, started once; a test that breaks one mends it."""
+def started_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with started(Stack(tmp_path_factory.mktemp("services"), tls=False)) as stack:
         yield stack
+
+
+@pytest.fixture(scope="module")
+def services(started_services: Stack) -> Stack:
+    """Redis, PostgreSQL and the stand-in API, empty for each module; a test that breaks one mends it."""
+    started_services.redis.client().flushall()
+    started_services.api.reset()
+    return started_services
 
 
 def _emptied(stack: Stack) -> Stack:
