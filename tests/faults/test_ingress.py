@@ -14,6 +14,7 @@ import pytest
 
 from sandbox.processes import wait_until
 from sandbox.stack import DEMO_SECRET, Stack
+from shared.message_store import PIECE_BYTES
 from tests.faults.conftest import MakeRelay, Settle
 from tests.support.kill_switch import Instant, KillSwitch
 from tests.support.load import crowd
@@ -46,8 +47,8 @@ def test_the_ingress_killed_in_a_transaction(
     stack = make_relay(**switch.environ)
     stack.start_ingress()
     subject = f"{stack.queue_name}-m"
-    lines = 10_000 if instant is BEFORE_ACCEPTED else 1
-    text = ("x" * 76 + "\r\n") * lines
+    line = "x" * 76 + "\r\n"
+    text = line * (2 * PIECE_BYTES // len(line) if instant is BEFORE_ACCEPTED else 1)
     message = simple(subject=subject, body=text, extra="Message-ID: <one@client.example>\r\n")
     with Wire(stack.port_submission) as wire:
         wire.login()
