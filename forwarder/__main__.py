@@ -217,7 +217,7 @@ def failed_show(settings: Settings, message_id: str, as_json: bool) -> None:
         raise click.ClickException(f"no dead letter has the id {message_id}")
     told = describe(stored)
     if as_json:
-        click.echo(orjson.dumps(told | {"body": orjson.loads(stored.message.body)}).decode())
+        click.echo(orjson.dumps(told | {"body": orjson.loads(stored.message.call)}).decode())
         return
     click.echo(f"id             {told['id']}")
     click.echo(f"project        {told['project']}")
@@ -230,7 +230,7 @@ def failed_show(settings: Settings, message_id: str, as_json: bool) -> None:
     click.echo(f"died           {told['died_at'] or '-'}")
     click.echo(f"attempts       {told['attempts']}")
     click.echo(f"answer         {_words(stored)}")
-    click.echo(stored.message.body.decode("utf-8", "replace"))
+    click.echo(stored.message.call.decode("utf-8", "replace"))
 
 
 def _words(stored: StoredMessage, *, with_code: bool = True) -> str:

@@ -89,7 +89,7 @@ def deserves_notice(stored: StoredMessage, answer: dict[str, Any]) -> bool:
     status = answer.get("status")
     if not stored.message.envelope_from or status in UNTELLABLE or (status is None and answer.get("code")):
         return False
-    headers = orjson.loads(stored.message.body).get("headers") or {}
+    headers = orjson.loads(stored.message.call).get("headers") or {}
     automatic = next((value for name, value in headers.items() if name.lower() == "auto-submitted"), "no")
     return str(automatic).strip().lower() == "no"
 

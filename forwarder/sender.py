@@ -81,7 +81,7 @@ class Sender:
         def call() -> Answer | NoAnswer:
             started = time.monotonic()
             answer = self._api.send(
-                stored.message.body, secret=secret, timeout=_left(ends_at), idempotency_key=stored.idempotency_key
+                stored.message.call, secret=secret, timeout=_left(ends_at), idempotency_key=stored.idempotency_key
             )
             FORWARD_SECONDS.observe(time.monotonic() - started)
             return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
@@ -70,19 +71,19 @@ class Acceptance:
         to = ", ".join(submission.recipients)
         size = len(submission.data)
         try:
-            parsed, digest = await self._parse(submission)
+            parsed, content = await self._parse(submission)
             # From here on the API's call is all that is kept of the message.
             submission = replace(submission, data=b"")
             await self._check_header_senders(submission.login, parsed)
             # A large body is on its way to Redis while the API is asked.
-            staging = None if parsed.drop else self._handover.stage(message_id, parsed.body)
+            staging = None if parsed.drop else self._handover.stage(message_id, parsed.call)
             try:
                 await self._preflight.check(secret=submission.login.secret, sender=parsed.sender)
             except SmtpError:
                 self._handover.forget(message_id, staging)
                 # What was promised once is promised, whatever the API says now. Only here is it looked up before the
                 # hand-over, which recognises a repeat by itself: in good times a repeat costs nothing more.
-                first_id = await self._handover.first_id(digest)
+                first_id = await self._handover.first_id(await self._digest(submission, parsed, content))
                 if first_id is None:
                     raise
                 bound.info(f"Email is a repeat of {first_id}: {parsed.sender} → {to}")
@@ -98,11 +99,11 @@ class Acceptance:
                     recipients=submission.recipients,
                     envelope_from=submission.envelope_from,
                     accepted_at=time.time(),
-                    body=parsed.body,
+                    body=parsed.call,
                     message_id=parsed.message_id,
                     subject=parsed.subject,
                     idempotency_key=parsed.idempotency_key,
-                    digest=digest,
+                    digest=await self._digest(submission, parsed, content),
                 ),
                 staging,
             )
@@ -132,21 +133,22 @@ class Acceptance:
             )
         return Replies.QUEUED.value.filled(id=queued_id)
 
-    async def _parse(self, submission: Submission) -> tuple[ParsedMessage, str]:
-        """The message as the API takes it, and its fingerprint."""
+    async def _parse(self, submission: Submission) -> tuple[ParsedMessage, bytes | Awaitable[bytes]]:
+        """The message as the API takes it, and the digest of its content, which for a large one may yet come."""
         data = submission.data
         if len(data) <= INLINE_BYTES:
-            parsed, content = self._read(submission), content_digest(data)
-        else:
-            loop = asyncio.get_running_loop()
-            # Side by side: hashlib lets go of the interpreter.
-            parsed, content = await asyncio.gather(
-                loop.run_in_executor(self._parsers, self._read, submission),
-                loop.run_in_executor(self._digesters, content_digest, data),
-            )
+            return self._read(submission), content_digest(data)
+        loop = asyncio.get_running_loop()
+        # Beside the parse and the way to Redis: hashlib lets go of the interpreter.
+        content = loop.run_in_executor(self._digesters, content_digest, data)
+        return await loop.run_in_executor(self._parsers, self._read, submission), content
+
+    async def _digest(self, submission: Submission, parsed: ParsedMessage, content: bytes | Awaitable[bytes]) -> str:
         # A message without a Message-ID is never taken for a repeat: two alike may both be meant.
-        is_recognised = self._deduplicate and parsed.message_id and not parsed.drop
-        return parsed, fingerprint(submission, parsed.message_id, content) if is_recognised else ""
+        if not self._deduplicate or not parsed.message_id or parsed.drop:
+            return ""
+        known = content if isinstance(content, bytes) else await content
+        return fingerprint(submission, parsed.message_id, known)
 
     def _read(self, submission: Submission) -> ParsedMessage:
         return parse(submission.data, recipients=submission.recipients, limits=self._limits)

@@ -25,6 +25,7 @@ from typing import Final, cast
 import redis
 
 from ingress.replies import Replies, SmtpError
+from shared.json_parts import JsonParts
 from shared.log import get_logger
 from shared.message_store import MOST_TICKETS, Accepted, MessageStore, PiecesMissing
 from shared.metrics import COMMIT_SECONDS
@@ -104,12 +105,12 @@ class HandOver:
         self._undelivered = 0
         self._tickets = 0
 
-    def stage(self, message_id: str, body: bytes) -> Staging | None:
+    def stage(self, message_id: str, body: bytes | JsonParts) -> Staging | None:
         """Begin to write the body of a large message, so that it is there when ``put`` is called; None for a small one.
 
         Whoever does not ``put`` the message then must ``forget`` it.
         """
-        if not self._store.pieces_of(body):
+        if not self._store.kinds_of(body):
             return None
         loop = asyncio.get_running_loop()
         staging = loop.run_in_executor(self._stagers, self._stage, message_id, body, time.monotonic())
@@ -220,7 +221,7 @@ class HandOver:
             group.append(self._waiting.popleft())
         return group
 
-    def _stage(self, message_id: str, body: bytes, since: float) -> None:
+    def _stage(self, message_id: str, body: bytes | JsonParts, since: float) -> None:
         """Write a large body. Runs in a thread; ``since`` when (monotonic) its message began to wait for it."""
         if since < self._hung_at:
             # It has waited as long as the one that found Redis hanging: Redis is not asked again for it.

@@ -53,6 +53,7 @@ from rq import Queue
 
 from shared import store_scripts
 from shared.identifiers import random_hex
+from shared.json_parts import KINDS, JsonParts, Kind, cut, join
 from shared.queued_message import FIELDS, CodecError, QueuedMessage, StoredMessage, decode, encode
 
 FORWARD_FUNCTION: Final = "forwarder.batch.forward_batch"
@@ -199,11 +200,11 @@ class MessageStore:
 
     # Ingress
 
-    def pieces_of(self, body: bytes) -> int:
-        """Into how many pieces a body goes; 0 when it stays in the message's hash."""
-        return -(-len(body) // self.piece_bytes) if len(body) > self.piece_bytes else 0
+    def kinds_of(self, body: bytes | JsonParts) -> str:
+        """The kinds of the pieces into which a body goes, a letter each; "" when it stays in the message's hash."""
+        return "".join(kind for kind, _ in cut(body, self.piece_bytes)) if len(body) > self.piece_bytes else ""
 
-    def stage(self, message_id: str, body: bytes) -> None:
+    def stage(self, message_id: str, body: bytes | JsonParts) -> None:
         """Write the pieces of a large body, one command each. What fails midway leaves none behind.
 
         They are sent one after the other without waiting for the answers: Redis reads, writes and acknowledges one
@@ -212,8 +213,7 @@ class MessageStore:
         No WAITAOF here: the append-only file holds them before the step that accepts the message, so the one that waits
         for that step's write has waited for theirs.
         """
-        key, view = self.body_key(message_id), memoryview(body)
-        pieces = (view[start : start + self.piece_bytes] for start in range(0, len(view), self.piece_bytes))
+        key, pieces = self.body_key(message_id), (piece for _, piece in cut(body, self.piece_bytes))
         try:
             with self._bodies.pipeline(transaction=True) as pipe:
                 pipe.rpush(key, next(pieces))
@@ -258,14 +258,14 @@ class MessageStore:
         """
         args: list[Any] = [self.name, self.queue.key, remember_seconds]
         for message in messages:
-            pieces = self.pieces_of(message.body)
-            if staged is None and pieces:
+            kinds = self.kinds_of(message.body)
+            if staged is None and kinds:
                 self.stage(message.id, message.body)
             elif staged is not None and message.id not in staged:
-                pieces = 0
-            fields = [part for pair in encode(message, pieces=pieces).items() for part in pair]
+                kinds = ""
+            fields = [part for pair in encode(message, kinds=kinds).items() for part in pair]
             args += [message.id, message.project_id, repr(message.accepted_at), message.digest]
-            args += [pieces, len(fields), *fields]
+            args += [len(kinds), len(fields), *fields]
         # One connection and no transaction: the script is one, and WAITAOF waits for its own connection's writes.
         with self.redis.pipeline(transaction=False) as pipe:
             pipe.eval(store_scripts.ACCEPT, 0, *args)
@@ -304,7 +304,7 @@ class MessageStore:
         Without ``with_body`` their bodies, which may be megabytes, are left where they are and read as empty. Bodies in
         pieces are read piece by piece, so that Redis serves others meanwhile.
         """
-        body, pieces = FIELDS.index("body"), FIELDS.index("pieces")
+        body, pieces, kinds = FIELDS.index("body"), FIELDS.index("pieces"), FIELDS.index("kinds")
         fields = FIELDS if with_body else (*FIELDS[:body], *FIELDS[body + 1 :])
         with self.redis.pipeline(transaction=False) as pipe:
             for message_id in message_ids:
@@ -316,21 +316,27 @@ class MessageStore:
             return [_decoded(values) for values in found]
         for number, (message_id, values) in enumerate(zip(message_ids, found, strict=True)):
             if values[pieces]:
-                values[body] = self._joined(message_id, values[pieces])
+                values[body] = self._joined(message_id, values[pieces], values[kinds])
                 if values[body] is None and not self.redis.exists(self.message_key(message_id)):
                     # Sent or discarded meanwhile.
                     found[number] = [None] * len(FIELDS)
         return [_decoded(values) for values in found]
 
-    def _joined(self, message_id: str, count: bytes) -> bytes | None:
-        """The body of so many pieces; None when some are missing."""
-        pieces: list[bytes] = []
-        for number in range(int(count) if count.isdigit() else 0):
+    def _joined(self, message_id: str, count: bytes, kinds: bytes | None) -> bytes | None:
+        """The body of so many pieces; None when some are missing, or of a kind that this release does not know.
+
+        ``kinds`` is None where an earlier release wrote them: each then stands for itself.
+        """
+        if not count.isdigit():
+            return None
+        letters = kinds.decode("ascii", "replace") if kinds is not None else Kind.JSON * int(count)
+        pieces: list[tuple[Kind, bytes]] = []
+        for number, letter in enumerate(letters):
             piece = cast(bytes | None, self.redis.lindex(self.body_key(message_id), number))
-            if piece is None:
+            if piece is None or letter not in KINDS:
                 return None
-            pieces.append(piece)
-        return b"".join(pieces) if pieces else None
+            pieces.append((Kind(letter), piece))
+        return join(pieces) if pieces and len(pieces) == int(count) else None
 
     def delete(self, message_ids: Iterable[str]) -> None:
         """Forget messages that were sent or discarded, wherever they stand."""

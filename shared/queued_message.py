@@ -15,9 +15,13 @@ from typing import Any, Final
 import orjson
 
 from shared.identifiers import random_hex
+from shared.json_parts import JsonParts
 
-CODEC_VERSION: Final = 3
-"""Version written into every envelope. A reader accepts this and every earlier one; bodies in pieces came with 3."""
+CODEC_VERSION: Final = 4
+"""Version written into every envelope. A reader accepts this and every earlier one.
+
+Bodies in pieces came with 3; pieces that stand for their base64, and the field that tells which do, with 4.
+"""
 
 
 MAX_KEY_LENGTH: Final = 255
@@ -62,8 +66,8 @@ class QueuedMessage:
     """Address of MAIL FROM: where a non-delivery notice would go."""
     accepted_at: float
     """Unix time in seconds at which the relay took it on."""
-    body: bytes = field(repr=False)
-    """JSON of the API call, ready to be posted."""
+    body: bytes | JsonParts = field(repr=False)
+    """JSON of the API call; of a message that was read from the store as one piece."""
     message_id: str = ""
     """The client's Message-ID header, for logs."""
     subject: str = ""
@@ -72,6 +76,11 @@ class QueuedMessage:
     """The client's own key, where it gave one; otherwise the id serves."""
     digest: str = ""
     """Fingerprint of project, envelope, Message-ID and content: how a client's repeat is recognised; "" = never."""
+
+    @property
+    def call(self) -> bytes:
+        """``body`` as one piece, ready to be posted."""
+        return bytes(self.body)
 
     def envelope(self) -> bytes:
         """All fields but the body, as versioned JSON."""
@@ -141,13 +150,19 @@ FIELDS: Final = (
     "died_at",
     "since",
     "pieces",
+    "kinds",
 )
 """Fields of a message's Redis hash, in the order in which ``decode`` takes their values."""
 
 
-def encode(message: QueuedMessage, *, pieces: int = 0) -> dict[Any, Any]:
-    """The Redis hash of a newly accepted message, whose body lies beside it in so many ``pieces`` unless that is 0."""
-    body: dict[str, Any] = {"pieces": pieces, "size": len(message.body)} if pieces else {"body": message.body}
+def encode(message: QueuedMessage, *, kinds: str = "") -> dict[Any, Any]:
+    """The Redis hash of a newly accepted message.
+
+    Its body lies beside it in pieces of these ``kinds``, a letter of ``json_parts.Kind`` each, unless that is "".
+    """
+    body: dict[str, Any] = {"body": bytes(message.body)}
+    if kinds:
+        body = {"pieces": len(kinds), "kinds": kinds, "size": len(message.body)}
     return {
         "envelope": message.envelope(),
         **body,
@@ -164,15 +179,15 @@ def decode(values: list[bytes | None]) -> StoredMessage | None:
 
     Where there are pieces, the value of ``body`` is what they are joined to, None when some are missing.
     """
-    envelope, body, state, job, attempts, generation, answer, first_at, died_at, since, pieces = values
+    envelope, body, state, job, attempts, generation, answer, first_at, died_at, since, pieces, _ = values
     if envelope is None and body is None:
         return None
     try:
-        if envelope is None or body is None:
-            raise ValueError(f"not all of its body's {int(pieces)} pieces are there" if pieces else "incomplete hash")
-        data = orjson.loads(envelope)
+        data: dict[str, Any] = orjson.loads(envelope) if envelope is not None else {"v": 1}
         if not 1 <= data["v"] <= CODEC_VERSION:
             raise ValueError(f"codec version {data['v']} is newer than this release's {CODEC_VERSION}")
+        if envelope is None or body is None:
+            raise ValueError(f"not all of its body's {int(pieces)} pieces are there" if pieces else "incomplete hash")
         return StoredMessage(
             message=QueuedMessage(
                 id=data["id"],

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import orjson
-import pybase64
 
 from ingress.message.headers import one_line
 from ingress.message.structure import Part
+from shared.json_parts import Base64
 
 MAX_FILENAME: Final = 255
 MAX_CONTENT_TYPE: Final = 255
@@ -65,11 +65,11 @@ class Attachment:
     content_type: str
     content_id: str
     """"" for a file that the text does not show."""
-    content: bytes
-    """Base64, never empty."""
+    content: Base64
+    """Never empty."""
 
-    def json(self) -> Iterator[bytes]:
-        """The attachment's JSON in pieces. Base64 needs no escaping, so megabytes of it go in as they are."""
+    def json(self) -> Iterator[bytes | Base64]:
+        """The attachment's JSON in parts. Base64 needs no escaping, so megabytes of it go in as they are."""
         fields = {"filename": self.filename, "contentType": self.content_type}
         if self.content_id:
             fields |= {"contentId": self.content_id, "disposition": "inline"}
@@ -81,14 +81,14 @@ class Attachment:
 
 def read_attachment(part: Part, number: int, *, inline: bool) -> Attachment | None:
     """``part`` as the ``number``-th file (from 1); None for an empty one, which the API does not take."""
-    content = pybase64.b64encode(part.data())
-    if not content:
+    data = part.data()
+    if not data:
         return None
     return Attachment(
         filename=_filename(part, number),
         content_type=_content_type(part),
         content_id=part.content_id if inline and utf16_length(part.content_id) <= MAX_CONTENT_ID else "",
-        content=content,
+        content=Base64(data),
     )
 
 

@@ -18,6 +18,7 @@ from ingress.message.headers import Headers, decode_words, one_line
 from ingress.message.structure import Part, parse_structure
 from ingress.replies import Replies
 from shared.addresses import api_address, split_address
+from shared.json_parts import SMALL, Base64, JsonParts
 
 MAX_SUBJECT: Final = 998
 MAX_HEADERS: Final = 50
@@ -76,8 +77,13 @@ class ParsedMessage:
     drop: bool
     headers_left_out: tuple[str, ...] = ()
     """Names of headers that are not passed on because the API's limits leave no room for them."""
-    body: bytes = field(repr=False)
+    call: bytes | JsonParts = field(repr=False)
     """JSON of the API call."""
+
+    @property
+    def body(self) -> bytes:
+        """``call`` as one piece, however large."""
+        return bytes(self.call)
 
 
 def parse(raw: bytes, *, recipients: Sequence[str], limits: Limits = Limits()) -> ParsedMessage:
@@ -119,17 +125,18 @@ def parse(raw: bytes, *, recipients: Sequence[str], limits: Limits = Limits()) -
         idempotency_key=control.idempotency_key,
         drop=control.drop,
         headers_left_out=tuple(left_out),
-        body=call,
+        call=call,
     )
 
 
-def _json(fields: dict[str, Any], attachments: list[Attachment]) -> bytes:
+def _json(fields: dict[str, Any], attachments: list[Attachment]) -> bytes | JsonParts:
+    """The call's JSON; in parts where an attachment is large."""
     body = fields.get("body", "")
     if not attachments and len(body) <= CHUNK:
         return orjson.dumps(fields)
     if len(body) > CHUNK:
         del fields["body"]
-    pieces = [orjson.dumps(fields)[:-1]]
+    pieces: list[bytes | Base64] = [orjson.dumps(fields)[:-1]]
     if len(body) > CHUNK:
         pieces.append(b',"body":"')
         pieces += (orjson.dumps(body[at : at + CHUNK])[1:-1] for at in range(0, len(body), CHUNK))
@@ -138,7 +145,8 @@ def _json(fields: dict[str, Any], attachments: list[Attachment]) -> bytes:
         pieces.append(b"," if number else b',"attachments":[')
         pieces += attachment.json()
     pieces.append(b"]}" if attachments else b"}")
-    return b"".join(pieces)
+    call = JsonParts(pieces)
+    return call if any(len(attachment.content) > SMALL for attachment in attachments) else bytes(call)
 
 
 def _sender(senders: list[Mailbox]) -> tuple[str, tuple[str, ...]]:

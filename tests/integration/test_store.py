@@ -21,6 +21,7 @@ from forwarder.housekeeping import Housekeeping
 from forwarder.worker import ForwarderWorker
 from sandbox.processes import wait_until
 from sandbox.redis_server import RedisServer
+from shared.json_parts import Base64, JsonParts
 from shared.message_store import MOST_TAKEN_BYTES, PIECE_BYTES, PIECES_EXPIRE_SECONDS, MessageStore
 from shared.queued_message import CodecError, State, StoredMessage
 from shared.redis_connection import connect
@@ -390,7 +391,7 @@ def bodies(store: MessageStore) -> list[str]:
 
 def test_a_large_body_lies_in_pieces_through_its_messages_life(store: MessageStore) -> None:
     one, small = message(body=LARGE, digest="d"), message(body=b"x" * PIECE_BYTES)
-    assert (store.pieces_of(one.body), store.pieces_of(small.body)) == (4, 0)
+    assert (store.kinds_of(one.body), store.kinds_of(small.body)) == ("jjjj", "")
     store.accept([small, one], remember_seconds=60)
     assert bodies(store) == [f"q:body:{one.id}"]
     assert store.redis.llen(f"q:body:{one.id}") == 4
@@ -418,6 +419,31 @@ def test_a_large_body_lies_in_pieces_through_its_messages_life(store: MessageSto
     store.delete([one.id])
     check(store)
     assert bodies(store) == []
+
+
+def test_files_lie_in_pieces_of_their_bytes_and_are_read_as_base64(store: MessageStore) -> None:
+    file = bytes(range(256)) * (PIECE_BYTES // 256) + b"the end"
+    call = JsonParts([b'{"attachments":[{"content":"', Base64(file), b'"},{"content":"', Base64(b"small"), b'"}]}'])
+    one = message(body=call)
+    assert store.kinds_of(call) == "jbbjbj"
+    store.accept([one])
+    assert store.redis.lrange(f"q:body:{one.id}", 1, 2) == [file[: PIECE_BYTES // 3 * 3], file[PIECE_BYTES // 3 * 3 :]]
+    check(store, waiting=1)
+    assert load(store, one.id).message.call == bytes(call)
+    assert int(store.redis.hget(f"q:message:{one.id}", "size")) == len(bytes(call))  # type: ignore[arg-type]
+
+
+def test_pieces_of_an_earlier_release_stand_for_themselves_and_those_of_a_later_one_are_left_alone(
+    store: MessageStore,
+) -> None:
+    early, late = message(body=LARGE), message(body=LARGE)
+    store.accept([early, late])
+    store.redis.hdel(f"q:message:{early.id}", "kinds")
+    store.redis.hset(f"q:message:{late.id}", "kinds", "jjzj")
+    read, unread = store.load([early.id, late.id])
+    assert isinstance(read, StoredMessage)
+    assert read.message.body == LARGE
+    assert isinstance(unread, CodecError)
 
 
 def test_the_pieces_of_a_repeat_go(store: MessageStore) -> None:
@@ -492,7 +518,7 @@ def test_a_full_redis_keeps_no_half_of_a_large_message(store: MessageStore, monk
 def test_redis_serves_others_between_two_pieces(store: MessageStore) -> None:
     store.piece_bytes = 64 * 1024
     one = message(body=LARGE * 4)
-    pieces = store.pieces_of(one.body)
+    pieces = len(store.kinds_of(one.body))
     limit = store.redis.connection_pool.connection_kwargs
     seen: set[int] = set()
     staging = threading.Thread(target=store.stage, args=(one.id, one.body))
