@@ -39,25 +39,22 @@ class Base64:
 class JsonParts:
     """The parts in order. ``len()`` and ``bytes()`` are those of the JSON that they make."""
 
-    __slots__ = ("_length", "_parts")
+    __slots__ = ("_length", "parts")
 
     def __init__(self, parts: Iterable[bytes | Base64]) -> None:
-        self._parts = tuple(parts)
-        self._length = sum(map(len, self._parts))
+        self.parts = tuple(parts)
+        self._length = sum(map(len, self.parts))
 
     def __len__(self) -> int:
         return self._length
 
     def __bytes__(self) -> bytes:
-        return b"".join(pybase64.b64encode(p.data) if isinstance(p, Base64) else p for p in self._parts)
-
-    def __iter__(self) -> Iterator[bytes | Base64]:
-        return iter(self._parts)
+        return b"".join(pybase64.b64encode(p.data) if isinstance(p, Base64) else p for p in self.parts)
 
 
 def cut(call: bytes | JsonParts, limit: int) -> Iterator[tuple[Kind, memoryview]]:
     """The pieces of a call, none longer than ``limit`` bytes (at least 3); ``join`` makes the call of them again."""
-    parts: Sequence[bytes | Base64] = (call,) if isinstance(call, bytes) else tuple(call)
+    parts: Sequence[bytes | Base64] = (call,) if isinstance(call, bytes) else call.parts
     for part in parts:
         kind, data, step = Kind.JSON, part, limit
         if isinstance(part, Base64):

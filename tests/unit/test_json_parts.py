@@ -56,5 +56,5 @@ def test_a_large_file_is_held_as_its_bytes_and_posted_as_base64(size: int, encod
     assert isinstance(parsed.call, bytes) == (size <= SMALL // 4 * 3)
     assert base64.b64decode(orjson.loads(parsed.body)["attachments"][0]["content"], validate=True) == content
     if not isinstance(parsed.call, bytes):
-        held = sum(len(part.data if isinstance(part, Base64) else part) for part in parsed.call)
+        held = sum(len(part.data if isinstance(part, Base64) else part) for part in parsed.call.parts)
         assert held < size + 1000
