@@ -92,6 +92,7 @@ class SmtpSession(SMTP):
         self._timer: asyncio.TimerHandle | None = None
         self._waiting_for_client = False
         self._in_data = False
+        self._handing_over = False
         self._data_started = 0.0
         self._stopping = False
         self._upgrading = False
@@ -145,10 +146,13 @@ class SmtpSession(SMTP):
         self._can_write.set()
         if self._timer is not None:
             self._timer.cancel()
-        if self._main is not None:
-            self._main.cancel()
         if self._slot is not None:
             self._slot.release()
+        if self._handing_over:
+            # A client that hangs up now must not leave "accepted or not?" undecided: the session ends after it.
+            return
+        if self._main is not None:
+            self._main.cancel()
         self._factory.discard(self)
 
     def pause_writing(self) -> None:
@@ -243,7 +247,7 @@ class SmtpSession(SMTP):
         except ClientGone:
             self._close()
         except asyncio.CancelledError:
-            # Only connection_lost cancels; a hand-over under way is shielded and goes on.
+            # Only connection_lost cancels, and never during a hand-over.
             pass
         except Exception:
             log.exception("Session failed", session=self.id, peer=self.peer)
@@ -530,6 +534,9 @@ class SmtpSession(SMTP):
         finally:
             self._factory.limits.release(held)
             self._reset()
+        if self._lost:
+            # Nobody hears the reply to a hand-over that outlived its connection.
+            return
         REPLIES.labels(code=reply.code).inc()
         if reply.code >= 400:
             self._refuse(reply)
@@ -565,8 +572,13 @@ class SmtpSession(SMTP):
         )
         # The backend alone holds the message now, and lets it go once it has the API's call.
         del data
-        # Shielded: a client that hangs up now must not leave "accepted or not?" undecided.
-        return await asyncio.shield(self._factory.hand_over(work))
+        self._handing_over = True
+        try:
+            return await work
+        finally:
+            self._handing_over = False
+            if self._lost:
+                self._factory.discard(self)
 
     async def smtp_RSET(self, argument: str) -> None:
         self._reset()
@@ -635,7 +647,6 @@ class SessionFactory:
             max_bytes=message_budget(settings.ingress_memory_mb * MIB, largest=settings.max_message_bytes),
         )
         self._sessions: set[SmtpSession] = set()
-        self._hand_overs: set[asyncio.Task[Reply]] = set()
 
     def __call__(self, *, implicit_tls: bool, peer: str | None = None, slot: Slot | None = None) -> SmtpSession:
         return SmtpSession(self, implicit_tls=implicit_tls, peer=peer, slot=slot)
@@ -646,26 +657,12 @@ class SessionFactory:
     def discard(self, session: SmtpSession) -> None:
         self._sessions.discard(session)
 
-    def hand_over(self, work: Any) -> asyncio.Task[Reply]:
-        """Start a hand-over that lives on when its connection is lost."""
-        task: asyncio.Task[Reply] = asyncio.get_running_loop().create_task(work)
-        self._hand_overs.add(task)
-        task.add_done_callback(self._hand_over_done)
-        return task
-
-    def _hand_over_done(self, task: asyncio.Task[Reply]) -> None:
-        self._hand_overs.discard(task)
-        if not task.cancelled():
-            # Looked at, so that a failure after the client has gone is not reported as forgotten.
-            task.exception()
-
     async def drain(self, seconds: float) -> None:
         """421 to the idle, let the others finish their transaction; after ``seconds`` close what is left."""
         for session in tuple(self._sessions):
             session.stop()
-        deadline = asyncio.get_running_loop().time() + seconds
-        for tasks in (lambda: {s.task for s in self._sessions if s.task}, lambda: set(self._hand_overs)):
-            if waiting := tasks():
-                await asyncio.wait(waiting, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        # Those are among them whose client has gone during the hand-over.
+        if waiting := {session.task for session in self._sessions if session.task}:
+            await asyncio.wait(waiting, timeout=seconds)
         for session in tuple(self._sessions):
             session.abort()

@@ -15,7 +15,8 @@ import struct
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from aiosmtpd.smtp import SMTP, AuthResult
 
 from ingress.backend import Login, Submission
 from ingress.replies import Replies, Reply
+from ingress.session import SessionFactory
 from sandbox.stack import make_certificate
 from tests.support.sessions import SECRET, Client, RecordingBackend, listening, ours, until
 from tests.support.wire import Wire, simple
@@ -441,7 +443,39 @@ async def test_stock_cancels_a_handover_when_the_client_hangs_up() -> None:
         await asyncio.wait_for(cancelled.wait(), 10)
 
 
-async def test_our_handover_goes_on_when_the_client_hangs_up() -> None:
+async def test_our_handover_goes_on_when_the_client_hangs_up(capfd: pytest.CaptureFixture[str]) -> None:
+    async with left_in_a_handover() as (factory, gone, finished):
+        assert factory.limits.bytes > 0, "the message is in memory still, and counts"
+        gone.set()
+        await asyncio.wait_for(finished.wait(), 10)
+        await until(lambda: not factory._sessions)
+    assert factory.limits.bytes == 0
+    assert "failed" not in "".join(capfd.readouterr()), "the reply that nobody hears is dropped without a word"
+
+
+async def test_our_stop_waits_for_a_handover_whose_client_has_hung_up() -> None:
+    async with left_in_a_handover() as (factory, gone, finished):
+        stopping = asyncio.create_task(factory.drain(10))
+        await asyncio.sleep(0)
+        assert not stopping.done()
+        gone.set()
+        await stopping
+        assert finished.is_set()
+
+
+async def test_our_stop_past_its_time_leaves_a_handover_whose_client_has_hung_up() -> None:
+    async with left_in_a_handover() as (factory, gone, finished):
+        await factory.drain(0.01)
+        gone.set()
+        await asyncio.wait_for(finished.wait(), 10)
+
+
+@asynccontextmanager
+async def left_in_a_handover() -> AsyncIterator[tuple[SessionFactory, asyncio.Event, asyncio.Event]]:
+    """Sessions whose one client has reset its connection during the hand-over, which ends soon after ``gone`` is set.
+
+    Yields the sessions, ``gone``, and what is set at the end of a hand-over that nothing has cancelled.
+    """
     begun, gone, finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def slow(_: Submission) -> Reply:
@@ -456,12 +490,12 @@ async def test_our_handover_goes_on_when_the_client_hangs_up() -> None:
         await client.until_data()
         await client.send(b"x\r\n.\r\n")
         await begun.wait()
+        [session] = factory._sessions
         # A reset, not a mere end of what the client says.
         client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.writer.transport.abort()
-        await until(lambda: not factory._sessions)
-        gone.set()
-        await asyncio.wait_for(finished.wait(), 10)
+        await until(lambda: session._lost)
+        yield factory, gone, finished
 
 
 # What is announced
