@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import random
 import re
 import threading
 from collections.abc import Iterator
+from email.message import EmailMessage
+from email.policy import SMTP
 from pathlib import Path
 
 import pytest
@@ -88,3 +92,21 @@ def test_a_refused_upload_gives_its_room_to_the_others_at_once(ingress: Stack) -
         assert first.reply().startswith("250")
         second.send(b"\r\n.\r\n")
         assert second.reply().startswith("452 4.3.1")
+
+
+def test_large_files_arrive_as_they_were_sent(plain_relay: Stack) -> None:
+    files = {f"{size}.bin": random.Random(size).randbytes(size) for size in (2_500_000, 2_500_001, 100_000, 10)}
+    mail = EmailMessage(policy=SMTP)
+    mail["From"], mail["Subject"] = "a@example.com", "files"
+    mail.set_content("See the files.\n")
+    for name, content in files.items():
+        mail.add_attachment(content, maintype="application", subtype="octet-stream", filename=name)
+    with Wire(plain_relay.port_submission) as wire:
+        wire.login()
+        assert wire.message(mail.as_bytes()).startswith("250")
+    wait_until(plain_relay.api.sent, timeout=30, what="the mail")
+    (sent,) = plain_relay.api.sent()
+    arrived = {
+        file["filename"]: base64.b64decode(file["content"], validate=True) for file in sent["body"]["attachments"]
+    }
+    assert arrived == files
