@@ -1,5 +1,5 @@
 # One image for both roles: `python -m ingress` and `python -m forwarder`.
-FROM python:3.12-slim AS build
+FROM python:3.13-slim AS build
 WORKDIR /build
 # Without pip: what is shipped is filled from outside, by wheels whose hashes are locked.
 RUN python -m venv --without-pip /venv
@@ -18,7 +18,7 @@ RUN pip --python /venv/bin/python install --no-cache-dir --require-hashes --only
 COPY sandbox /app/sandbox
 RUN python -m compileall -q --invalidation-mode unchecked-hash /app/sandbox
 
-FROM python:3.12-slim AS base
+FROM python:3.13-slim AS base
 RUN useradd --system --uid 10001 --no-create-home relay && pip uninstall --yes --root-user-action ignore pip
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 LOG_FORMAT=json HEALTH_PORT=8080
 WORKDIR /app
