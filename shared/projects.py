@@ -16,9 +16,9 @@ GATHER: Final = 0.005
 """Seconds between the begins of two queries for projects by secret: what is asked meanwhile shares the next one."""
 
 _PROJECTS_BY_KEY: Final = """
-SELECT p.secret, p.id, array_remove(array_agg(lower(d.domain)), NULL) AS domains
-FROM projects p LEFT JOIN domains d ON d."projectId" = p.id AND d.verified
-WHERE p.secret = ANY($1::text[]) GROUP BY p.id
+SELECT p.secret, p.id,
+       ARRAY(SELECT lower(d.domain) FROM domains d WHERE d."projectId" = p.id AND d.verified) AS domains
+FROM projects p WHERE p.secret = ANY($1::text[])
 """
 _DOMAIN: Final = """
 SELECT EXISTS (SELECT 1 FROM domains WHERE "projectId" = $1 AND lower(domain) = $2 AND verified)
