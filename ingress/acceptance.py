@@ -7,7 +7,6 @@ import hashlib
 import time
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Final
 
 from ingress.backend import Login, Submission
@@ -73,7 +72,7 @@ class Acceptance:
         try:
             parsed, content = await self._parse(submission)
             # From here on the API's call is all that is kept of the message.
-            submission = replace(submission, data=b"")
+            submission.data = b""
             await self._check_header_senders(submission.login, parsed)
             # A large body is on its way to Redis while the API is asked.
             staging = None if parsed.drop else self._handover.stage(message_id, parsed.call)

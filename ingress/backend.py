@@ -17,9 +17,12 @@ class Login:
     secret: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Submission:
-    """One complete mail transaction: the envelope and the message, after the end of data."""
+    """One complete mail transaction: the envelope and the message, after the end of data.
+
+    Not frozen, so that the backend, which alone holds it, can let go of the message.
+    """
 
     login: Login
     envelope_from: str

@@ -7,7 +7,7 @@ into a reply. ``docs/smtp-replies.md`` is this table in prose; a test reads both
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -22,17 +22,23 @@ class Reply:
     code: int
     enhanced: str
     text: str
+    _line: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Made once: most replies are said many thousand times.
+        object.__setattr__(self, "_line", one_line(str(self)).encode("ascii", "replace") + b"\r\n")
 
     def __str__(self) -> str:
         return f"{self.code} {self.enhanced} {self.text}" if self.enhanced else f"{self.code} {self.text}"
 
     def encode(self) -> bytes:
         """The reply as one line of the wire: printable ASCII, no CR or LF inside, ended by CRLF."""
-        return one_line(str(self)).encode("ascii", "replace") + b"\r\n"
+        return self._line
 
     def filled(self, **values: object) -> Reply:
         """This reply with its ``{placeholders}`` filled in; every value is cut and folded to one line."""
-        return replace(self, text=self.text.format(**{k: one_line(str(v)) for k, v in values.items()}))
+        text = self.text.format(**{k: one_line(str(v)) for k, v in values.items()})
+        return Reply(self.code, self.enhanced, text)
 
 
 def one_line(text: str) -> str:

@@ -26,7 +26,7 @@ from ingress.stream import BareNewline, ByteStream, ClientGone, LineTooLong
 from ingress.throttle import FailureThrottle, delay_after
 from shared.identifiers import random_hex
 from shared.log import get_logger
-from shared.metrics import AUTH_RESULTS, REPLIES
+from shared.metrics import AUTH_RESULTS, REPLIES, by_code
 from shared.settings import MIB, Settings
 
 COMMAND_LINE: Final = 2048
@@ -257,10 +257,11 @@ class SmtpSession(SMTP):
         try:
             line = await self._read_line(COMMAND_LINE if self._login else AUTH_LINE)
             command, _, argument = line.partition(b" ")
-            handler = COMMANDS.get(command.decode("ascii", "replace").upper())
+            command = command.upper()
+            handler = COMMANDS.get(command)
             if handler is None:
                 raise Replies.COMMAND_UNKNOWN.error()
-            if command.upper() in IDLE_COMMANDS:
+            if command in IDLE_COMMANDS:
                 self._idle_commands += 1
             self._served += 1
             if self._served % FAIR_SHARE == 0:
@@ -310,7 +311,8 @@ class SmtpSession(SMTP):
         if self._out and not self._closing:
             self.transport.write(bytes(self._out))
             self._out.clear()
-            await self._can_write.wait()
+            if not self._can_write.is_set():
+                await self._can_write.wait()
 
     def _close(self) -> None:
         if not self._closing:
@@ -370,16 +372,8 @@ class SmtpSession(SMTP):
     async def smtp_EHLO(self, argument: str) -> None:
         self._hello(argument)
         cast(Session, self.session).extended_smtp = True
-        lines = [self._factory.host, f"SIZE {self._settings.max_message_bytes}", "8BITMIME", "SMTPUTF8", "PIPELINING"]
-        lines.append("ENHANCEDSTATUSCODES")
         has_certificate = self._factory.certificates.context is not None
-        if has_certificate and not self._tls_active:
-            lines.append("STARTTLS")
-        else:
-            lines.append("AUTH PLAIN LOGIN")
-        lines.append("HELP")
-        text = "".join(f"250-{line}\r\n" for line in lines[:-1]) + f"250 {lines[-1]}\r\n"
-        self._out += text.encode("ascii", "replace")
+        self._out += self._factory.extensions(offers_tls=has_certificate and not self._tls_active)
 
     async def smtp_STARTTLS(self, argument: str) -> None:
         if argument:
@@ -415,7 +409,7 @@ class SmtpSession(SMTP):
         except LineTooLong:
             raise Replies.AUTH_TOO_LONG.error() from None
         except SmtpError as error:
-            AUTH_RESULTS.labels(code=error.reply.code).inc()
+            by_code(AUTH_RESULTS, error.reply.code).inc()
             raise
 
     async def _check_credentials(self, credentials: Credentials) -> None:
@@ -433,7 +427,7 @@ class SmtpSession(SMTP):
             return
         self._login = login
         self._deadline = self._connected + self._settings.session_timeout
-        AUTH_RESULTS.labels(code=235).inc()
+        by_code(AUTH_RESULTS, 235).inc()
         log.info("Authenticated", session=self.id, peer=self.peer, project=login.project.id)
         self._say(Replies.AUTH_OK.value)
 
@@ -448,7 +442,7 @@ class SmtpSession(SMTP):
         is_last = self._auth_failures >= self._settings.auth_max_failures
         if not (strike.is_too_many or is_last):
             raise error
-        AUTH_RESULTS.labels(code=error.reply.code).inc()
+        by_code(AUTH_RESULTS, error.reply.code).inc()
         if not strike.is_too_many:
             self._say(error.reply)
         self._hang_up(Replies.AUTH_TOO_MANY.value)
@@ -537,7 +531,7 @@ class SmtpSession(SMTP):
         if self._lost:
             # Nobody hears the reply to a hand-over that outlived its connection.
             return
-        REPLIES.labels(code=reply.code).inc()
+        by_code(REPLIES, reply.code).inc()
         if reply.code >= 400:
             self._refuse(reply)
         else:
@@ -601,20 +595,20 @@ class SmtpSession(SMTP):
         self._close()
 
 
-COMMANDS: Final[Mapping[str, Callable[[SmtpSession, str], Awaitable[None]]]] = {
-    "HELO": SmtpSession.smtp_HELO,
-    "EHLO": SmtpSession.smtp_EHLO,
-    "STARTTLS": SmtpSession.smtp_STARTTLS,
-    "AUTH": SmtpSession.smtp_AUTH,
-    "MAIL": SmtpSession.smtp_MAIL,
-    "RCPT": SmtpSession.smtp_RCPT,
-    "DATA": SmtpSession.smtp_DATA,
-    "RSET": SmtpSession.smtp_RSET,
-    "NOOP": SmtpSession.smtp_NOOP,
-    "VRFY": SmtpSession.smtp_VRFY,
-    "EXPN": SmtpSession.smtp_EXPN,
-    "HELP": SmtpSession.smtp_HELP,
-    "QUIT": SmtpSession.smtp_QUIT,
+COMMANDS: Final[Mapping[bytes, Callable[[SmtpSession, str], Awaitable[None]]]] = {
+    b"HELO": SmtpSession.smtp_HELO,
+    b"EHLO": SmtpSession.smtp_EHLO,
+    b"STARTTLS": SmtpSession.smtp_STARTTLS,
+    b"AUTH": SmtpSession.smtp_AUTH,
+    b"MAIL": SmtpSession.smtp_MAIL,
+    b"RCPT": SmtpSession.smtp_RCPT,
+    b"DATA": SmtpSession.smtp_DATA,
+    b"RSET": SmtpSession.smtp_RSET,
+    b"NOOP": SmtpSession.smtp_NOOP,
+    b"VRFY": SmtpSession.smtp_VRFY,
+    b"EXPN": SmtpSession.smtp_EXPN,
+    b"HELP": SmtpSession.smtp_HELP,
+    b"QUIT": SmtpSession.smtp_QUIT,
 }
 
 
@@ -640,6 +634,7 @@ class SessionFactory:
             allowed=settings.auth_allow_list,
         )
         self.host = settings.smtp_domain or socket.gethostname()
+        self._extensions: dict[bool, bytes] = {}
         self.greeting = Replies.GREETING.value.filled(host=self.host)
         self.limits = SharedLimits(
             max_connections=min(settings.max_connections, room_for_connections()),
@@ -650,6 +645,15 @@ class SessionFactory:
 
     def __call__(self, *, implicit_tls: bool, peer: str | None = None, slot: Slot | None = None) -> SmtpSession:
         return SmtpSession(self, implicit_tls=implicit_tls, peer=peer, slot=slot)
+
+    def extensions(self, *, offers_tls: bool) -> bytes:
+        """The reply to EHLO; no AUTH where the client is to say STARTTLS first."""
+        if offers_tls not in self._extensions:
+            lines = [self.host, f"SIZE {self.settings.max_message_bytes}", "8BITMIME", "SMTPUTF8", "PIPELINING"]
+            lines += ["ENHANCEDSTATUSCODES", "STARTTLS" if offers_tls else "AUTH PLAIN LOGIN", "HELP"]
+            text = "".join(f"250-{line}\r\n" for line in lines[:-1]) + f"250 {lines[-1]}\r\n"
+            self._extensions[offers_tls] = text.encode("ascii", "replace")
+        return self._extensions[offers_tls]
 
     def add(self, session: SmtpSession) -> None:
         self._sessions.add(session)
