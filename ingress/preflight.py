@@ -20,6 +20,7 @@ import tenacity
 from ingress.replies import Replies, Reply, SmtpError
 from shared.metrics import PREFLIGHT_SECONDS
 from shared.plunk_api import Answer, NoAnswer, PlunkApi
+from shared.waiters import Waiters
 
 ATTEMPT_SECONDS: Final = 5.0
 """Longest that one try may take, so that a hanging API leaves time for another."""
@@ -109,7 +110,8 @@ class Preflight:
         self._timeout = timeout
         self._ttl = ttl
         self._defer_transient = defer_transient
-        self._in_flight: dict[tuple[str, str], asyncio.Task[Answer | NoAnswer]] = {}
+        self._asked: dict[tuple[str, str], Waiters[Answer | NoAnswer]] = {}
+        self._asking: set[asyncio.Task[None]] = set()
         self._good_until: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     async def check(self, *, secret: str, sender: str) -> None:
@@ -117,18 +119,28 @@ class Preflight:
         key = (secret, sender)
         if self._ttl and self._good_until.get(key, 0) > time.monotonic():
             return
-        flight = self._in_flight.get(key)
-        if flight is None:
-            flight = self._in_flight[key] = asyncio.create_task(self._ask(secret, sender))
-            flight.add_done_callback(lambda _: self._in_flight.pop(key, None))
-        # Shielded: one client that goes away must not take the answer from the others who wait for it.
-        answer = await asyncio.shield(flight)
+        asked = self._asked.get(key)
+        if asked is None:
+            asked = self._asked[key] = Waiters()
+            task = asyncio.create_task(self._ask_for(key))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+        answer = await asked.join()
         reply = decide(answer, defer_transient=self._defer_transient)
         if reply is None:
             self._keep(key)
             return
         cause = answer.cause if isinstance(answer, NoAnswer) else f"{answer.status} {answer.code}"
         raise SmtpError(reply, cause=f"preflight: {cause}")
+
+    async def _ask_for(self, key: tuple[str, str]) -> None:
+        """Ask, and tell all who wait for the answer by then."""
+        try:
+            answer = await self._ask(*key)
+        except Exception as error:
+            self._asked.pop(key).fail(error)
+        else:
+            self._asked.pop(key).answer(answer)
 
     def _keep(self, key: tuple[str, str]) -> None:
         if self._ttl:

@@ -9,6 +9,8 @@ from typing import Final
 
 import asyncpg
 
+from shared.waiters import Waiters
+
 QUERY_TIMEOUT: Final = 5.0
 """Seconds that one look-up may take, waiting for a connection included."""
 
@@ -52,7 +54,7 @@ class ProjectDirectory:
         self._connections = connections
         self._pool: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
-        self._asked: dict[str, asyncio.Future[Project | None]] = {}
+        self._asked: dict[str, Waiters[Project | None]] = {}
         self._look_ups: set[asyncio.Task[None]] = set()
         self._look_up_at = 0.0
 
@@ -68,7 +70,7 @@ class ProjectDirectory:
         asked = self._asked.get(secret)
         if asked is None:
             loop = asyncio.get_running_loop()
-            asked = self._asked[secret] = loop.create_future()
+            asked = self._asked[secret] = Waiters()
             if self._look_up_at <= loop.time():
                 # The first after a pause is asked for at once; a crowd, once in ``GATHER`` seconds.
                 self._look_up_at = loop.time() + GATHER
@@ -76,8 +78,7 @@ class ProjectDirectory:
             elif len(self._asked) == 1:
                 loop.call_at(self._look_up_at, self._begin_look_up)
                 self._look_up_at += GATHER
-        # Shielded: a client that goes away must not take the answer from the others who wait for it.
-        return await asyncio.shield(asked)
+        return await asked.join()
 
     def _begin_look_up(self) -> None:
         group, self._asked = self._asked, {}
@@ -85,18 +86,16 @@ class ProjectDirectory:
         self._look_ups.add(task)
         task.add_done_callback(self._look_ups.discard)
 
-    async def _look_up(self, group: Mapping[str, asyncio.Future[Project | None]]) -> None:
+    async def _look_up(self, group: Mapping[str, Waiters[Project | None]]) -> None:
         try:
             rows = await self._fetch(_PROJECTS_BY_KEY, list(group))
         except Exception as error:
             for asked in group.values():
-                asked.set_exception(error)
-                # Looked at, so that a failure that nobody waits for any more is not reported as forgotten.
-                asked.exception()
+                asked.fail(error)
             return
         found = {row["secret"]: Project(id=row["id"], verified_domains=frozenset(row["domains"])) for row in rows}
         for secret, asked in group.items():
-            asked.set_result(found.get(secret))
+            asked.answer(found.get(secret))
 
     async def is_verified(self, project_id: str, domain: str) -> bool:
         """Whether ``domain`` (lower case) is verified for the project now. Raises ``DirectoryUnavailable``."""
