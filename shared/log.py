@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, cast
 
@@ -27,14 +28,19 @@ SECRET: Final = re.compile(r"(?i)\bsk_[A-Za-z0-9_-]+|(?<=://)[^/\s]*:[^/\s]+(?=@
 DEEPEST: Final = 20
 """Containers in containers that are looked into; what lies deeper is not printed at all."""
 
+PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+"""Types of values that hold no others."""
+
+
+def may_hold_secret(text: str) -> bool:
+    """Whether ``SECRET`` could find anything: the search costs ten times what this does, and hardly any text may."""
+    folded = text.lower()
+    return "sk_" in folded or "://" in folded or "bearer " in folded
+
 
 def redact(text: str) -> str:
     """``text`` with every secret-looking part replaced by ``[redacted]``."""
-    folded = text.lower()
-    # The search costs ten times what these do, and hardly any text has one of them.
-    if "sk_" in folded or "://" in folded or "bearer " in folded:
-        return SECRET.sub("[redacted]", text)
-    return text
+    return SECRET.sub("[redacted]", text) if may_hold_secret(text) else text
 
 
 def _json(value: Any, **options: Any) -> str:
@@ -68,11 +74,28 @@ def redact_all(value: Any, *, depth: int = 0) -> Any:
 
 def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """The last line of defence: no code logs a secret on purpose, but an exception's text may hold one."""
+    values = event.values()
+    is_plain = PLAIN.issuperset(map(type, values))
+    # Nearly every line: all its texts are looked at in one go.
+    if is_plain and not may_hold_secret("\n".join([value for value in values if type(value) is str])):
+        return event
     for key, value in event.items():
         # structlog's own fields (the record, the name of the logger) are taken out before anything is printed.
         if not key.startswith("_"):
             event[key] = redact_all(value)
     return event
+
+
+def _stamped_by(process: str) -> Callable[[WrappedLogger, str, EventDict], EventDict]:
+    """A processor that says which process a line is from, how grave it is, and when it was (UTC)."""
+
+    def stamp(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        event.setdefault("process", process)
+        event["level"] = "error" if method == "exception" else "warning" if method == "warn" else method
+        event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        return event
+
+    return stamp
 
 
 class GatheringHandler(logging.StreamHandler[Any]):
@@ -136,9 +159,7 @@ def configure(log_format: Literal["auto", "pretty", "json"], level: str, *, proc
     """Set up logging for this process; call once, before anything logs. ``process``: ingress or forwarder."""
     pretty = log_format == "pretty" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _stamped_by(process),
         structlog.processors.format_exc_info,
         _redact_event,
     ]
@@ -169,7 +190,6 @@ def configure(log_format: Literal["auto", "pretty", "json"], level: str, *, proc
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
 
 
 def report_crashes() -> None:
