@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from ingress.message.headers import decode_words, one_line
+from ingress.message.patterns import compile_pattern
 
-_SIMPLE: Final = re.compile(
+_SIMPLE: Final = compile_pattern(
     r"""[\s,;]*+(?:(?:"([^"\\]*+)"|([^\s"<>(),;:@=\\\[\]][^"<>(),;:@\\\[\]=]*+)|"""
     r"""((?:=\?[^?\s]++\?[bBqQ]\?[^?\s]*+\?=\s*+)++)|)\s*+<([^\s"<>(),;:\\]++)>"""
     r"""|([^\s"<>(),;:@=\\\[\]]++@[^\s"<>(),;:@=\\\[\]]++))\s*+(?:[,;]|\Z)"""
@@ -22,7 +23,7 @@ _SEPARATORS: Final = re.compile(r"[\s,;]*+")
 _WORD: Final = (
     r"""(?P<word>=\?[^?\s]++\?[bBqQ]\?[^?\s]*+\?=|[^"<>(),;:\[=]++|=|\[[^\[\]]*+\]?)|(?P<angle><++[^<>]*+>?)"""
 )
-_TOKEN: Final = re.compile(_WORD + r"""|(?P<quoted>"(?:[^"\\]|\\.)*+")|(?P<mark>.)""", re.DOTALL)
+_TOKEN: Final = compile_pattern(_WORD + r"""|(?P<quoted>"(?:[^"\\]|\\.)*+")|(?P<mark>.)""", re.DOTALL)
 _TOKEN_WITHOUT_QUOTES: Final = re.compile(_WORD + r"|(?P<quoted>(?!))|(?P<mark>.)", re.DOTALL)
 """For what follows a quote that has no partner: looking for one at every further quote would take quadratic time."""
 
@@ -31,7 +32,7 @@ _UNSEEN: Final = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+
 part of names: emoji are joined and flags written with them, Hebrew and Arabic set marks beside neutral characters."""
 
 _AROUND_AT: Final = re.compile(r"(?<!\s)\s*+@\s*+")
-_ATOM: Final = re.compile(r"""(?:"(?:[^"\\]|\\.)*+"|[^\s"])++""", re.DOTALL)
+_ATOM: Final = compile_pattern(r"""(?:"(?:[^"\\]|\\.)*+"|[^\s"])++""", re.DOTALL)
 _COMMENT_MARK: Final = re.compile(r"\\.|[()]", re.DOTALL)
 
 

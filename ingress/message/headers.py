@@ -8,19 +8,20 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from ingress.message.charsets import decode_text
+from ingress.message.patterns import compile_pattern
 from ingress.message.transfer_encodings import decode_base64
 
-_FIELD: Final = re.compile(r"^([!-9;-~]++)[ \t]*+:[ \t]*+(.*+(?:\n[ \t].*+)*+)", re.MULTILINE)
+_FIELD: Final = compile_pattern(r"^([!-9;-~]++)[ \t]*+:[ \t]*+(.*+(?:\n[ \t].*+)*+)", re.MULTILINE)
 _CHARSET: Final = re.compile(r"charset\s*+=\s*+[\"']?([\w.:+-]{2,40})", re.IGNORECASE)
-_ENCODED_WORD: Final = re.compile(
+_ENCODED_WORD: Final = compile_pattern(
     r"=\?([^?\s*]{1,80})(?:\*[^?\s]*)?\?([bBqQ])\?([^?=\n]*+(?:(?:=(?!\?[^=])|\?(?!=))[^?=\n]*+)*+)\?="
 )
-_PARAMETER: Final = re.compile(
+_PARAMETER: Final = compile_pattern(
     r"""(?:;\s*+|(?<=\S)\s++)([^\s=;"]++)\s*+=\s*+"""
     r"""(?:"((?:\\.|[^"\\])*+)"(?=\s*+(?:;|\Z|[\w*-]++=))|([^;]*+))""",
     re.DOTALL,
 )
-_SIMPLE: Final = re.compile(
+_SIMPLE: Final = compile_pattern(
     r"""\s*+([^\s;="']++)(?:\s*+;\s*+([A-Za-z-]++)\s*+=\s*+(?:"([^"\\]*+)"|([^\s;"'(]++)))?+\s*+;?+\s*+"""
 )
 """A value with one parameter or none, as most are."""

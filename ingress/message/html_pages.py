@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from ingress.message.chunks import CHUNK
+from ingress.message.patterns import compile_pattern
 
 _MARK: Final = re.compile(
     r"<(?:!--|(!doctype|/?(?:html|head|body)|script|style|title|textarea|xmp|iframe|noembed|noframes)(?=[\s/>]))",
@@ -21,7 +22,7 @@ _MARK: Final = re.compile(
 
 _LONGEST_MARK: Final = len("<!doctype>") + 1
 _COMMENT_END: Final = re.compile("--!?>")
-_TAG_END: Final = re.compile(r"""(?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+')?+)*+>""")
+_TAG_END: Final = compile_pattern(r"""(?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+')?+)*+>""")
 """From a tag's name to its end; an attribute's value in quotes may hold ``>``."""
 
 _WHITE_SPACE: Final = " \t\r\n\f"

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Final
 
+from ingress.message.patterns import compile_pattern
+
 # Each pattern begins with one character or one class of them: the search for those is what re does fast.
 _LINE_BREAK: Final = re.compile("[\r\x85\u2028\u2029](?:(?<=\r)\n)?")
 _CONTROL: Final = re.compile(
@@ -26,7 +28,7 @@ _CLEAN_ASCII: Final = b"\t\n" + bytes(range(0x20, 0x7F))
 _URL: Final = r"""(?:\{\{[^{}\n"<>]*\}\}|[^\s<>"\x00-\x1f`“”„«»\u3000-\u303f\uff00-\uff60])"""
 """One character of a link, or one template expression in it. CJK punctuation and quotation marks end a link."""
 
-_LINK: Final = re.compile(
+_LINK: Final = compile_pattern(
     rf"""[hHmMwW{{](?:
     (?<=\{{)(?P<template>\{{[^{{}}]*\}}\}})
     | (?:
@@ -37,7 +39,7 @@ _LINK: Final = re.compile(
     )""",
     re.VERBOSE,
 )
-_ANGLE: Final = re.compile(rf"(?:{_URL}|\n(?=[^\s<>]))++(?=>)")
+_ANGLE: Final = compile_pattern(rf"(?:{_URL}|\n(?=[^\s<>]))++(?=>)")
 """All of a link in angle brackets (RFC 3986 appendix C): line breaks in it are no part of it."""
 
 _LINKS_BUT_URLS: Final = ("{", "www.", "mailto:")

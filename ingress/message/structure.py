@@ -10,6 +10,7 @@ from typing import Final
 
 from ingress.message.charsets import decode_text
 from ingress.message.headers import Field, Headers, parse_headers, parse_parameters
+from ingress.message.patterns import compile_pattern
 from ingress.message.transfer_encodings import DECODERS, decode_base64, shorten_line_breaks, uuencoded_name
 from ingress.replies import Replies
 
@@ -24,7 +25,7 @@ MAX_BOUNDARY: Final = 200
 
 _HEADER_END: Final = re.compile(rb"\n\r*+\n")
 _DASHES: Final = re.compile(rb"\n--([^\n]*)")
-_BEFORE_HEADERS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:[ \t]*+\r?\n)*+(?=[!-9;-~]++[ \t]*+:)")
+_BEFORE_HEADERS: Final = compile_pattern(rb"(?:\xef\xbb\xbf)?(?:[ \t]*+\r?\n)*+(?=[!-9;-~]++[ \t]*+:)")
 _META_CHARSET: Final = re.compile(rb"<meta[^<>]{1,300}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
 _NOT_IN_ID: Final = re.compile(r"[<>\s\x00-\x1f\x7f]+")
 _TOKEN: Final = re.compile(r"[a-z0-9_-]+")
