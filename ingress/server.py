@@ -127,7 +127,7 @@ class IngressServer:
                 f"SMTP server listening on port {listener.port} (secure={str(listener.implicit_tls).lower()})",
                 starttls=has_certificate and not listener.implicit_tls,
             )
-        for watch in (self._certificates.watch(), heap.give_back_when_quiet(self._sessions.limits)):
+        for watch in (self._certificates.watch(), heap.give_back(self._sessions.limits)):
             self._watching.append(asyncio.create_task(watch))
 
     async def _open(self, listener: Listener) -> asyncio.Server | Acceptor:

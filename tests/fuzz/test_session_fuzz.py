@@ -452,10 +452,12 @@ def test_valid_and_broken_smtp(target: Stack) -> None:
     print(
         f"{books.sessions} sessions, {sum(books.replies.values())} replies, {mails} mails, RSS {course} MB, files {settled[1]} → {files}"
     )
-    # Pools, threads and the allocator fill for a minute or two, then it is flat: the second half adds next to nothing.
+    # Pools, threads and the heap fill for a minute or two. The heap keeps as much as the last messages needed at once, so
+    # memory goes up and down with them; the least of each half tells whether anything stays.
     assert memory < settled[0] * 1.5 + 40_000
     if len(course) >= 20:
-        assert course[-1] < course[len(course) // 2] * 1.15
+        half = len(course) // 2
+        assert min(course[half:]) < min(course[:half]) * 1.15
     assert files < settled[1] + 50
     assert len(books.replies) > 20, "the fuzzer reaches the corners of the table"
     assert mails > 10
