@@ -44,7 +44,7 @@ def _version(binary: Path) -> tuple[int, int]:
     return (int(version[1]), int(version[2])) if version else (0, 0)
 
 
-CALM: Final = {"auto-aof-rewrite-min-size": "512mb"}
+CALM: Final = {"auto-aof-rewrite-min-size": "2gb"}
 """Mail comes and goes: the append-only file grows with each message and hardly anything in it stays. At the default of
 64 MB it is rewritten every few seconds under load, beside the writes that a 250 waits for. As in docker-compose.yml."""
 

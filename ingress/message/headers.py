@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import binascii
+import functools
 import re
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -27,6 +29,8 @@ _SIMPLE: Final = compile_pattern(
 """A value with one parameter or none, as most are."""
 _NAMES: Final = ("filename", "name")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
+USUAL_VALUE: Final = 40
+"""Longest value, as ``text/plain; charset="utf-8"``, whose parameters are remembered."""
 MAX_NUMBER_DIGITS: Final = 6
 """Most digits of a continuation's number (RFC 2231) that are read."""
 
@@ -169,10 +173,15 @@ def _word_bytes(encoding: str, text: str) -> bytes:
     return decode_base64(raw)
 
 
-def parse_parameters(value: str) -> tuple[str, dict[str, str]]:
+def parse_parameters(value: str) -> tuple[str, Mapping[str, str]]:
     """The main value in lower case and the parameters (RFC 2045, RFC 2231, and encoded words as seen in the wild)."""
     if not value:
         return "", {}
+    # The same few values stand in nearly every message; boundaries and names do not come again.
+    return _parse_usual(value) if len(value) <= USUAL_VALUE and "name" not in value else _parse_parameters(value)
+
+
+def _parse_parameters(value: str) -> tuple[str, Mapping[str, str]]:
     if simple := _SIMPLE.fullmatch(value):
         main, key, quoted, token = simple.groups()
         text = quoted or token or ""
@@ -209,6 +218,9 @@ def parse_parameters(value: str) -> tuple[str, dict[str, str]]:
     for name, numbered in pieces.items():
         parameters[name] = _join_continuations(numbered)
     return (words[0].strip("\"'").lower() if words else ""), parameters
+
+
+_parse_usual = functools.lru_cache(maxsize=256)(_parse_parameters)
 
 
 def _join_continuations(numbered: list[tuple[int, str, bool]]) -> str:
