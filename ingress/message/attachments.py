@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import orjson
+import pybase64
 
 from ingress.message.headers import one_line
 from ingress.message.structure import Part
-from shared.json_parts import Base64
+from shared.json_parts import SMALL, Base64
 
 MAX_FILENAME: Final = 255
 MAX_CONTENT_TYPE: Final = 255
@@ -65,7 +66,7 @@ class Attachment:
     content_type: str
     content_id: str
     """"" for a file that the text does not show."""
-    content: Base64
+    data: bytes
     """Never empty."""
 
     def json(self) -> Iterator[bytes | Base64]:
@@ -75,7 +76,7 @@ class Attachment:
             fields |= {"contentId": self.content_id, "disposition": "inline"}
         yield orjson.dumps(fields)[:-1]
         yield b',"content":"'
-        yield self.content
+        yield Base64(self.data) if len(self.data) > SMALL else pybase64.b64encode(self.data)
         yield b'"}'
 
 
@@ -88,7 +89,7 @@ def read_attachment(part: Part, number: int, *, inline: bool) -> Attachment | No
         filename=_filename(part, number),
         content_type=_content_type(part),
         content_id=part.content_id if inline and utf16_length(part.content_id) <= MAX_CONTENT_ID else "",
-        content=Base64(data),
+        data=data,
     )
 
 

@@ -18,7 +18,7 @@ from ingress.message.headers import Headers, decode_words, one_line
 from ingress.message.structure import Part, parse_structure
 from ingress.replies import Replies
 from shared.addresses import api_address, split_address
-from shared.json_parts import SMALL, Base64, JsonParts
+from shared.json_parts import SMALL, Base64, JsonParts, base64_length
 
 MAX_SUBJECT: Final = 998
 MAX_HEADERS: Final = 50
@@ -145,8 +145,9 @@ def _json(fields: dict[str, Any], attachments: list[Attachment]) -> bytes | Json
         pieces.append(b"," if number else b',"attachments":[')
         pieces += attachment.json()
     pieces.append(b"]}" if attachments else b"}")
-    call = JsonParts(pieces)
-    return call if any(len(attachment.content) > SMALL for attachment in attachments) else bytes(call)
+    if any(len(attachment.data) > SMALL for attachment in attachments):
+        return JsonParts(pieces)
+    return b"".join(pieces)  # type: ignore[arg-type]
 
 
 def _sender(senders: list[Mailbox]) -> tuple[str, tuple[str, ...]]:
@@ -275,7 +276,7 @@ def _attachments(files: list[Part], body: str, limits: Limits) -> list[Attachmen
         )
         if attachment := read_attachment(part, number, inline=inline):
             attachments.append(attachment)
-    size, allowed = sum(len(a.content) for a in attachments), limits.max_attachment_bytes * 4 // 3
+    size, allowed = sum(base64_length(len(a.data)) for a in attachments), limits.max_attachment_bytes * 4 // 3
     if size > allowed:
         raise Replies.ATTACHMENTS_TOO_LARGE.error(size=size, limit=allowed)
     return attachments
