@@ -67,6 +67,8 @@ def test_refusals_are_told_with_the_reply_and_the_cause(relay: Stack) -> None:
     with secure(relay) as wire:
         assert wire.say("MAIL FROM:<a@unverified.example>").startswith("550")
         assert wire.message(simple(), recipients=("refused@x.example",)).startswith("554")
+    # The lines of one turn of the event loop are written at its end, when the reply may have gone out already.
+    wait_until(lambda: "→ refused@x.example" in relay.ingress.output(), timeout=20, what="its line")
     sender = next(line for line in lines(relay.ingress) if line["event"] == "Sender refused")
     assert "Sender domain is not verified or not associated with your account" in sender["reply"]
     assert sender["cause"] == "domain unverified.example"
