@@ -131,7 +131,7 @@ def build_message(size: int, seed: int = 1) -> bytes:
 
 
 def relay_json(raw: bytes) -> bytes:
-    return parse(raw, recipients=[RECIPIENT]).body
+    return parse(raw, recipients=[RECIPIENT]).call
 
 
 def policy_default_json(raw: bytes) -> bytes:

@@ -75,7 +75,7 @@ class Acceptance:
             submission.data = b""
             await self._check_header_senders(submission.login, parsed)
             # A large body is on its way to Redis while the API is asked.
-            staging = None if parsed.drop else self._handover.stage(message_id, parsed.call)
+            staging = None if parsed.drop else self._handover.stage(message_id, parsed.body)
             try:
                 await self._preflight.check(secret=submission.login.secret, sender=parsed.sender)
             except SmtpError:
@@ -98,7 +98,7 @@ class Acceptance:
                     recipients=submission.recipients,
                     envelope_from=submission.envelope_from,
                     accepted_at=time.time(),
-                    body=parsed.call,
+                    body=parsed.body,
                     message_id=parsed.message_id,
                     subject=parsed.subject,
                     idempotency_key=parsed.idempotency_key,

@@ -1,8 +1,7 @@
 """The byte stream under a session: lines of commands and the data of a message, cut from what the transport brings.
 
 In place of aiosmtpd's line-by-line reader, which lets a line grow without bound, cuts a steady upload off after its
-idle time and holds the event loop for 230 ms a 10 MB message. Bytes are appended as they arrive and the end of data is
-found by one search over the new bytes.
+idle time and holds the event loop for 230 ms a 10 MB message. What a message's data is cut by is ``ingress.data``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ Failure semantics, in one place:
   that wakes up late finds that it no longer holds them and leaves them alone.
 * A large body is written in pieces before the step that accepts its message, so that Redis serves others between them.
   That step finds all of them there and makes them stay, or does not store the message; pieces that no step claims, as
-  those of an ingress that died, expire.
+  those of an ingress that died, expire. Those of an attachment are its bytes, and are read as their base64.
 * No step recreates a message that is gone: a worker that wakes up late cannot bring a sent message back.
 
 Keys, all under the queue's name ``q``; times are Redis's own clock::

@@ -77,13 +77,13 @@ class ParsedMessage:
     drop: bool
     headers_left_out: tuple[str, ...] = ()
     """Names of headers that are not passed on because the API's limits leave no room for them."""
-    call: bytes | JsonParts = field(repr=False)
+    body: bytes | JsonParts = field(repr=False)
     """JSON of the API call."""
 
     @property
-    def body(self) -> bytes:
-        """``call`` as one piece, however large."""
-        return bytes(self.call)
+    def call(self) -> bytes:
+        """``body`` as one piece, as a queued message has it."""
+        return bytes(self.body)
 
 
 def parse(raw: bytes, *, recipients: Sequence[str], limits: Limits = Limits()) -> ParsedMessage:
@@ -125,7 +125,7 @@ def parse(raw: bytes, *, recipients: Sequence[str], limits: Limits = Limits()) -
         idempotency_key=control.idempotency_key,
         drop=control.drop,
         headers_left_out=tuple(left_out),
-        call=call,
+        body=call,
     )
 
 

@@ -53,13 +53,13 @@ def must_hold(raw: bytes) -> None:
 
 
 def must_be_valid(found: ParsedMessage) -> None:
-    call = orjson.loads(found.body)
+    call = orjson.loads(found.call)
     assert complaints(call) == []
     assert call["from"] == found.sender
     assert found.sender.rpartition("@")[2] in found.from_domains
     assert "\n" not in found.subject
     assert "\r" not in found.subject
-    text = found.body.decode("utf-8")
+    text = found.call.decode("utf-8")
     assert "\\u0000" not in text or call.get("data")
 
 

@@ -98,7 +98,7 @@ def test_every_disagreement_is_explained_and_every_explanation_needed(mailparser
         example = load(name)
         if example.refusal:
             continue
-        call = orjson.loads(parse(example.raw, recipients=example.recipients).body)
+        call = orjson.loads(parse(example.raw, recipients=example.recipients).call)
         read = ours(call, mailparser[name])
         other = mailparsers(mailparser[name], read)
         compared += 1

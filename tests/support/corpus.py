@@ -102,7 +102,7 @@ def outcome(raw: bytes, recipients: Sequence[str]) -> dict[str, Any] | str:
         return str(refused.reply)
     return {
         "recipients": list(recipients),
-        "call": shape(orjson.loads(message.body)),
+        "call": shape(orjson.loads(message.call)),
         "message_id": message.message_id,
         "from_domains": list(message.from_domains),
         "idempotency_key": message.idempotency_key,

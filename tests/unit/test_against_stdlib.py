@@ -108,7 +108,7 @@ def solid(text: str) -> str:
 
 
 def ours(raw: bytes) -> dict[str, Any]:
-    call: dict[str, Any] = orjson.loads(parse(raw, recipients=["b@x.example"]).body)
+    call: dict[str, Any] = orjson.loads(parse(raw, recipients=["b@x.example"]).call)
     call["subject"] = folded(call["subject"])
     call["name"] = solid(call["name"])
     call["to"][0]["name"] = solid(call["to"][0]["name"])

@@ -20,7 +20,7 @@ def test_a_message_becomes_what_is_expected(name: str) -> None:
         assert found == example.refusal
         return
     assert isinstance(found, dict), found
-    assert complaints(orjson.loads(parse(example.raw, recipients=example.recipients).body)) == []
+    assert complaints(orjson.loads(parse(example.raw, recipients=example.recipients).call)) == []
     assert found["call"] == example.expected["call"]
     assert {key: found[key] for key in example.expected} == example.expected
 

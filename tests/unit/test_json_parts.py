@@ -53,8 +53,8 @@ def mail(size: int, encoding: str) -> tuple[bytes, bytes]:
 def test_a_large_file_is_held_as_its_bytes_and_posted_as_base64(size: int, encoding: str) -> None:
     raw, content = mail(size, encoding)
     parsed = parse(raw, recipients=("b@x.example",))
-    assert isinstance(parsed.call, bytes) == (size <= SMALL)
-    assert base64.b64decode(orjson.loads(parsed.body)["attachments"][0]["content"], validate=True) == content
-    if not isinstance(parsed.call, bytes):
-        held = sum(len(part.data if isinstance(part, Base64) else part) for part in parsed.call.parts)
+    assert isinstance(parsed.body, bytes) == (size <= SMALL)
+    assert base64.b64decode(orjson.loads(parsed.call)["attachments"][0]["content"], validate=True) == content
+    if not isinstance(parsed.body, bytes):
+        held = sum(len(part.data if isinstance(part, Base64) else part) for part in parsed.body.parts)
         assert held < size + 1000

@@ -39,7 +39,7 @@ VALUES = {
 
 
 def call(raw: str) -> dict[str, Any]:
-    found: dict[str, Any] = orjson.loads(parse(raw.replace("\n", "\r\n").encode(), recipients=["b@x.example"]).body)
+    found: dict[str, Any] = orjson.loads(parse(raw.replace("\n", "\r\n").encode(), recipients=["b@x.example"]).call)
     return found
 
 

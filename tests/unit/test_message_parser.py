@@ -22,7 +22,7 @@ def read(raw: str | bytes, **limits: int) -> ParsedMessage:
 
 
 def fields(raw: str | bytes, **limits: int) -> dict[str, Any]:
-    found: dict[str, Any] = orjson.loads(read(raw, **limits).body)
+    found: dict[str, Any] = orjson.loads(read(raw, **limits).call)
     return found
 
 
@@ -275,7 +275,7 @@ def test_control_headers_are_taken_out() -> None:
         "From: a@example.com\nX-Plunk-Template: 7a0c9a52-0000-4000-8000-000000000001\n"
         'X-Plunk-Data: {"a": 1}\nX-Plunk-Subscribed: true\nX-Plunk-Idempotency-Key: k-1\nX-Plunk-Drop: yes\n\n'
     )
-    body = orjson.loads(found.body)
+    body = orjson.loads(found.call)
     assert (found.idempotency_key, found.drop) == ("k-1", True)
     assert body["template"] == "7a0c9a52-0000-4000-8000-000000000001"
     assert body["data"] == {"a": 1}
@@ -366,7 +366,7 @@ def test_anything_is_a_message_or_a_refusal(lines: list[str]) -> None:
     except SmtpError as refused:
         assert refused.reply.code in (550, 552, 554)  # noqa: PT017
     else:
-        assert orjson.loads(found.body)["from"] == found.sender
+        assert orjson.loads(found.call)["from"] == found.sender
 
 
 @settings(max_examples=300, deadline=None)

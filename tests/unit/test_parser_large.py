@@ -21,7 +21,7 @@ HEAD = b"From: a@example.com\r\nSubject: s\r\n"
 def call(headers: str, body: bytes) -> dict[str, Any]:
     limits = Limits(max_attachment_bytes=50_000_000)
     found: dict[str, Any] = orjson.loads(
-        parse(HEAD + headers.encode() + b"\r\n\r\n" + body, recipients=["b@x.example"], limits=limits).body
+        parse(HEAD + headers.encode() + b"\r\n\r\n" + body, recipients=["b@x.example"], limits=limits).call
     )
     return found
 
