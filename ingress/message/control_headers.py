@@ -41,7 +41,7 @@ NOTHING: Final = Control()
 
 def read_control(headers: Headers) -> Control:
     """Raises ``SmtpError`` 550 naming the header and what it must be."""
-    names = [name for name in headers.names() if name.startswith(PREFIX)]
+    names = [name for name in headers.first if name.startswith(PREFIX)]
     if not names:
         return NOTHING
     asked: dict[str, Any] = {}

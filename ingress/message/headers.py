@@ -13,6 +13,7 @@ from ingress.message.charsets import decode_text
 from ingress.message.patterns import compile_pattern
 from ingress.message.transfer_encodings import decode_base64
 
+_NAME: Final = re.compile(r"(?!--)[!-9;-~]+")
 _FIELD: Final = compile_pattern(r"^([!-9;-~]++)[ \t]*+:[ \t]*+(.*+(?:\n[ \t].*+)*+)", re.MULTILINE)
 _CHARSET: Final = re.compile(r"charset\s*+=\s*+[\"']?([\w.:+-]{2,40})", re.IGNORECASE)
 _ENCODED_WORD: Final = compile_pattern(
@@ -34,40 +35,97 @@ USUAL_VALUE: Final = 40
 MAX_NUMBER_DIGITS: Final = 6
 """Most digits of a continuation's number (RFC 2231) that are read."""
 
-Field = tuple[str, str]
-"""A header field: its name as written, and its value, raw but unfolded."""
+Field = tuple[str, str, str]
+"""A header field: its name in lower case, its name as written, and its value, raw but unfolded."""
+
+USUAL_NAMES: Final = {
+    name: name.lower()
+    for name in (
+        *("From", "To", "Cc", "Bcc", "Reply-To", "Sender", "Subject", "Date", "Received", "Return-Path"),
+        *("Message-ID", "Message-Id", "In-Reply-To", "References", "MIME-Version", "Mime-Version"),
+        *("Content-Type", "Content-Transfer-Encoding", "Content-Disposition", "Content-ID", "Content-Id"),
+        *("Content-Description", "Content-Language", "X-Attachment-Id", "X-Mailer", "User-Agent", "X-Priority"),
+        *("Importance", "Precedence", "Auto-Submitted", "List-Unsubscribe", "List-Unsubscribe-Post", "List-Id"),
+        *("Organization", "Feedback-ID", "DKIM-Signature", "X-Originating-IP", "Thread-Topic", "Thread-Index"),
+    )
+}
+"""Lower-case names of the headers that most mail has, by the way in which most of it writes them."""
+
+NO_FIELDS: Final[dict[str, list[str]]] = {}
 
 
 class Headers:
     """The fields of one part in order; values are raw, unfolded text."""
 
-    __slots__ = ("_first", "_repeated", "fields")
+    __slots__ = ("_repeated", "fields", "first")
 
     def __init__(self, fields: list[Field]) -> None:
         self.fields = fields
-        self._first: dict[str, str] = {}
-        self._repeated: dict[str, list[str]] = {}
-        for name, value in fields:
-            key = name.lower()
-            if key not in self._first:
-                self._first[key] = value
-            elif value:
-                self._repeated.setdefault(key, [self._first[key]]).append(value)
-                # An empty field does not hide the one that says something.
-                self._first[key] = self._first[key] or value
+        self.first = {key: value for key, _, value in fields}
+        """By lower-case name the value of the first field of that name that has one, "" where none has."""
+        self._repeated = _gather_repeated(self.first, fields) if len(self.first) < len(fields) else NO_FIELDS
 
     def get(self, name: str) -> str:
         """Raw value of the first field of that name (lower case) that has one, "" where there is none."""
-        return self._first.get(name, "")
+        return self.first.get(name, "")
 
     def get_all(self, name: str) -> list[str]:
         if name in self._repeated:
             return self._repeated[name]
-        return [self._first[name]] if name in self._first else []
+        return [self.first[name]] if name in self.first else []
 
-    def names(self) -> list[str]:
-        """Lower-case names, each once, in order."""
-        return list(self._first)
+
+def _gather_repeated(first: dict[str, str], fields: list[Field]) -> dict[str, list[str]]:
+    """All values of the fields that occur several times, empty ones left out; ``first`` is filled anew."""
+    repeated: dict[str, list[str]] = {}
+    first.clear()
+    for key, _, value in fields:
+        if key not in first:
+            first[key] = value
+        elif value:
+            repeated.setdefault(key, [first[key]]).append(value)
+            # An empty field does not hide the one that says something.
+            first[key] = first[key] or value
+    return repeated
+
+
+def usual_fields(block: bytes) -> list[Field] | None:
+    """The fields of a header block that is as nearly all are, in half the time that ``parse_headers`` takes for them.
+
+    None of any other: one that is no UTF-8, or holds a NUL, a line that ends without a CR, or one that is no field.
+    """
+    try:
+        text = block.decode()
+    except UnicodeDecodeError:
+        return None
+    lines = text.split("\r\n")
+    if text.count("\n") >= len(lines) or "\0" in text:
+        return None
+    fields: list[Field] = []
+    folds: list[str] = []
+    for line in lines:
+        name, colon, value = line.partition(":")
+        key = USUAL_NAMES.get(name)
+        if key is None or not colon:
+            if fields and line[:1] in (" ", "\t"):
+                folds.append(line)
+                continue
+            if not colon or not _NAME.fullmatch(name):
+                return None
+            key = name.lower()
+        if folds:
+            _unfold(fields, folds)
+        fields.append((key, name, value.lstrip(" \t")))
+    if folds:
+        _unfold(fields, folds)
+    return fields
+
+
+def _unfold(fields: list[Field], folds: list[str]) -> None:
+    """Append to the last field's value the lines that belong to it, and clear them."""
+    key, name, value = fields[-1]
+    fields[-1] = (key, name, value + "".join(folds))
+    folds.clear()
 
 
 def parse_headers(block: bytes, *, resume_at: str = "") -> tuple[list[Field], int]:
@@ -87,7 +145,7 @@ def parse_headers(block: bytes, *, resume_at: str = "") -> tuple[list[Field], in
         raw = True
     if "\r" in text:
         text = text.replace("\r\n", "\n").removesuffix("\r")
-    fields: list[Field] = _FIELD.findall(text)
+    fields: list[tuple[str, str]] = _FIELD.findall(text)
     end = len(block)
     folds = text.count("\n ") + text.count("\n\t")
     if text.count("\n") + 1 != len(fields) + folds:
@@ -99,7 +157,7 @@ def parse_headers(block: bytes, *, resume_at: str = "") -> tuple[list[Field], in
         fields = [(name, _decode_raw(value.encode("latin-1"), charset)) for name, value in fields]
     if folds or "\0" in text:
         fields = [(name, value.replace("\n", "").replace("\0", "")) for name, value in fields]
-    return fields, end
+    return [(name.lower(), name, value) for name, value in fields], end
 
 
 def _decode_raw(value: bytes, charset: str) -> str:
@@ -109,7 +167,7 @@ def _decode_raw(value: bytes, charset: str) -> str:
         return decode_text(value, charset)
 
 
-def _pass_over_junk(block: bytes, codec: str, resume_at: str) -> tuple[list[Field], int]:
+def _pass_over_junk(block: bytes, codec: str, resume_at: str) -> tuple[list[tuple[str, str]], int]:
     """``parse_headers``, line by line, for a block with lines that are no fields."""
     fields: list[tuple[str, list[str]]] = []
     in_junk = False

@@ -219,8 +219,7 @@ def _custom_headers(headers: Headers) -> tuple[dict[str, str], list[str]]:
     """
     values: dict[str, str] = {}
     spelled: dict[str, str] = {}
-    for name, raw in headers.fields:
-        key = name.lower()
+    for key, name, raw in headers.fields:
         if key in STANDARD_HEADERS or key.startswith(STANDARD_PREFIXES):
             continue
         value = one_line(decode_words(raw) if "=?" in raw else raw)

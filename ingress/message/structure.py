@@ -6,10 +6,11 @@ Nothing here recurses, and every byte is looked at a bounded number of times, wh
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from ingress.message.charsets import decode_text
-from ingress.message.headers import Field, Headers, parse_headers, parse_parameters
+from ingress.message.headers import Field, Headers, parse_headers, parse_parameters, usual_fields
 from ingress.message.patterns import compile_pattern
 from ingress.message.transfer_encodings import DECODERS, decode_base64, shorten_line_breaks, uuencoded_name
 from ingress.replies import Replies
@@ -20,6 +21,8 @@ MAX_HEADER_BYTES: Final = 1024 * 1024
 MAX_HEADERS: Final = 2000
 USUAL_HEADER_BYTES: Final = 4096
 """Where the end of a part's headers is looked for first."""
+BLANK_LINE: Final = b"\r\n\r\n"
+"""What ends the headers of usual parts."""
 FEW_DASHES: Final = 16
 """Dashes that are looked at one by one before the next delimiter is searched for by a pattern."""
 MAX_BOUNDARY: Final = 200
@@ -35,6 +38,9 @@ _LINE_BREAK: Final = re.compile(r"(?<!\r)\r++\n|\r")
 _LOOKS_LIKE_HTML: Final = re.compile(rb"\s*<(?:!doctype html|html|head|body)\b", re.IGNORECASE)
 
 
+NO_PARAMETERS: Final[Mapping[str, str]] = {}
+
+
 class Part:
     """One MIME part: its decoded headers, and where its body, still transfer-encoded, lies in the message."""
 
@@ -48,43 +54,51 @@ class Part:
         "encoding",
         "end",
         "headers",
+        "inside",
+        "is_multipart",
         "is_type_unreadable",
         "parameters",
         "start",
         "within",
     )
-    content_type: str
-    within: tuple[str, ...]
+
+    inside: tuple[str, ...]
 
     def __init__(self, raw: bytes, fields: list[Field], start: int, parent: Part | None) -> None:
         self._raw = raw
         self._text: str | None = None
-        self.headers = Headers(fields)
+        self.headers = headers = Headers(fields)
         self.start = start
         self.end = len(raw)
         # Types alone, not the parents themselves: a tree without cycles is freed as soon as it is done with.
-        self.within = (parent.content_type, *parent.within) if parent is not None else ()
+        self.within: tuple[str, ...] = parent.inside if parent is not None else ()
         """Types of the multiparts around it, innermost first."""
         self.children: list[Part] = []
-        self.content_type, self.parameters = parse_parameters(self.headers.get("content-type"))
-        """Lower case, ``text/plain`` where missing or unreadable."""
+        header = headers.first.get
+        declared = header("content-type")
+        content_type, self.parameters = parse_parameters(declared) if declared else ("", NO_PARAMETERS)
         self.is_type_unreadable = False
         """Whether it says a type that is none: good enough for a text to be read, but no file is taken for a text."""
-        if "/" not in self.content_type:
+        if "/" not in content_type:
             in_digest = self.within[:1] == ("multipart/digest",)
-            self.is_type_unreadable = not in_digest and bool(self.headers.get("content-type"))
-            self.content_type = "message/rfc822" if in_digest else "text/plain"
-        self.disposition, self.disposition_parameters = parse_parameters(self.headers.get("content-disposition"))
+            self.is_type_unreadable = not in_digest and bool(declared)
+            content_type = "message/rfc822" if in_digest else "text/plain"
+        self.content_type = content_type
+        """Lower case, ``text/plain`` where missing or unreadable."""
+        self.is_multipart = content_type.startswith("multipart/")
+        self.inside = (content_type, *self.within) if self.is_multipart else ()
+        """``within`` of its children."""
+        disposition = header("content-disposition")
+        self.disposition, self.disposition_parameters = (
+            parse_parameters(disposition) if disposition else ("", NO_PARAMETERS)
+        )
         """``attachment``, ``inline``, "" or what else the part says."""
-        self.encoding = self.headers.get("content-transfer-encoding").lower()
-        if self.encoding and self.encoding not in DECODERS:
-            token = _TOKEN.search(self.encoding)
-            self.encoding = token[0] if token else ""
+        encoding = header("content-transfer-encoding", "").lower()
+        if encoding and encoding not in DECODERS:
+            token = _TOKEN.search(encoding)
+            encoding = token[0] if token else ""
+        self.encoding = encoding
         """Lower case, "" where missing."""
-
-    @property
-    def is_multipart(self) -> bool:
-        return self.content_type.startswith("multipart/")
 
     @property
     def is_blank(self) -> bool:
@@ -156,6 +170,7 @@ class _Reader:
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         self._parts: list[Part] = []
+        self._multiparts: list[Part] = []
         self._from = 0
         """Where the next line of dashes is looked for."""
         self._open: list[_Multipart] = []
@@ -165,6 +180,28 @@ class _Reader:
 
     def read(self) -> list[Part]:
         raw = self._raw
+        part = self._usual_part(0, None) or self._first_part()
+        if part.is_multipart:
+            # The first delimiter may follow the blank line at once.
+            self._from = max(0, part.start - 1)
+            self._push(part)
+            self._read_multiparts(part)
+            for multipart in self._multiparts:
+                if not multipart.children:
+                    # No boundary, or one that never comes: its text must not vanish.
+                    is_html = _LOOKS_LIKE_HTML.match(raw, multipart.start)
+                    multipart.content_type = "text/html" if is_html else "text/plain"
+        return self._parts
+
+    def _usual_part(self, start: int, parent: Part | None) -> Part | None:
+        """The part whose headers begin at ``start``, if they are as nearly all are and soon end; else None."""
+        stop = self._raw.find(BLANK_LINE, start, start + USUAL_HEADER_BYTES)
+        fields = usual_fields(self._raw[start:stop]) if stop > start else None
+        return self._add(fields, stop + len(BLANK_LINE), parent) if fields is not None else None
+
+    def _first_part(self) -> Part:
+        """The message itself, whatever its headers are like."""
+        raw = self._raw
         before = _BEFORE_HEADERS.match(raw)
         start = before.end() if before else 0
         head = _HEADER_END.search(raw, start, start + MAX_HEADER_BYTES)
@@ -172,52 +209,42 @@ class _Reader:
             raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"headers longer than {MAX_HEADER_BYTES} bytes")
         end, body = (head.start(), head.end()) if head else (len(raw), len(raw))
         dashes = _DASHES.search(raw, start, end)
-        if dashes and self._declares(start, dashes):
+        if dashes and self._declares(start, dashes.start(), dashes.end()):
             end, body = self._before(dashes.start()), dashes.start() + 1
-        part = self._add_with_head(start, end, body, None)
-        if part.is_multipart:
-            # The first delimiter may follow the blank line at once.
-            self._from = max(0, part.start - 1)
-            self._push(part)
-            self._read_multiparts(part)
-        for part in self._parts:
-            if part.is_multipart and not part.children:
-                # No boundary, or one that never comes: its text must not vanish.
-                part.content_type = "text/html" if _LOOKS_LIKE_HTML.match(raw, part.start) else "text/plain"
-        return self._parts
+        return self._add_with_head(start, end, body, None)
 
-    def _next_line(self) -> re.Match[bytes] | None:
-        """The next line that begins with two dashes, which is passed by it."""
-        raw, at, line = self._raw, self._from, None
+    def _next_line(self) -> int:
+        """Where the next line break before two dashes is, -1 where none is; ``_from`` is where their line ends."""
+        raw, at = self._raw, self._from
         # A single byte is searched for many times faster than a line's beginning, and most texts have few dashes.
         for _ in range(FEW_DASHES):
-            dash = raw.find(b"-", at + 1)
-            if dash < 0:
-                break
-            if raw.startswith(b"\n--", dash - 1):
-                line = _DASHES.match(raw, dash - 1)
-                break
-            at = dash
-        else:
-            line = _DASHES.search(raw, at)
+            at = raw.find(b"-", at + 1)
+            if at < 0:
+                self._from = len(raw)
+                return -1
+            if raw[at - 1 : at + 2] == b"\n--":
+                end = raw.find(b"\n", at)
+                self._from = end if end >= 0 else len(raw)
+                return at - 1
+        line = _DASHES.search(raw, at)
         self._from = line.end() if line is not None else len(raw)
-        return line
+        return line.start() if line is not None else -1
 
     def _read_multiparts(self, current: Part | None) -> None:
         """``current`` is the part whose body, or preamble, is being read; None in an epilogue."""
         raw = self._raw
-        while (line := self._next_line()) is not None:
-            multipart, closes = self._whose(line)
+        while (line := self._next_line()) >= 0:
+            multipart, closes = self._whose(line, self._from)
             if multipart is None:
-                if not self._adopt(line, current):
+                if not self._adopt(line, self._from, current):
                     continue
                 multipart = self._open[-1]
             if closes and not multipart.part.children:
                 # It closes what never began; what stands around it is text.
                 continue
-            end = self._before(line.start())
+            end = self._before(line)
             if current is not None:
-                current.end = max(current.start, end)
+                current.end = end if end > current.start else current.start
             while self._open[-1] is not multipart:
                 inner = self._open.pop()
                 inner.part.end = max(inner.part.start, end)
@@ -229,7 +256,7 @@ class _Reader:
                 if multipart.closed:
                     # Parts after the closing delimiter: it came too early.
                     self._reopen(multipart)
-                current = self._child(multipart.part, line.end())
+                current = self._child(multipart.part, self._from)
                 if current.is_multipart:
                     self._push(current)
                 elif current.encoding == "base64":
@@ -237,24 +264,24 @@ class _Reader:
                     dash = raw.find(b"-", self._from)
                     self._from = max(self._from, dash - 1) if dash >= 0 else len(raw)
 
-    def _whose(self, line: re.Match[bytes]) -> tuple[_Multipart | None, bool]:
+    def _whose(self, start: int, end: int) -> tuple[_Multipart | None, bool]:
         """The multipart whose delimiter a line is, None when it is text, and whether it is the closing one."""
-        if line.end() - line.start() > MAX_BOUNDARY:
+        if end - start > MAX_BOUNDARY:
             return None, False
-        boundary = line[1].rstrip()
+        boundary = self._raw[start + 3 : end].rstrip()
         if found := self._running.get(boundary) or self._closed.get(boundary):
             return found[-1], False
         if boundary.endswith(b"--") and (found := self._running.get(boundary[:-2])):
             return found[-1], True
         return None, False
 
-    def _adopt(self, line: re.Match[bytes], current: Part | None) -> bool:
+    def _adopt(self, start: int, end: int, current: Part | None) -> bool:
         """Take a line for the delimiter of a multipart that has found none of its own, if MIME headers follow it."""
         multipart = self._open[-1]
-        boundary = line[1].rstrip()
+        boundary = self._raw[start + 3 : end].rstrip()
         if current is not multipart.part or current.children or not boundary or len(boundary) > MAX_BOUNDARY:
             return False
-        if self._raw[line.end() + 1 : line.end() + 9].lower() != b"content-":
+        if self._raw[end + 1 : end + 9].lower() != b"content-":
             return False
         multipart.boundaries.append(boundary)
         self._running.setdefault(boundary, []).append(multipart)
@@ -265,20 +292,21 @@ class _Reader:
             raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"parts nested more than {MAX_DEPTH} deep")
         boundary = part.parameters.get("boundary", "").rstrip().encode("utf-8", "replace")
         multipart = _Multipart(part, [boundary] if boundary else [])
+        self._multiparts.append(part)
         self._open.append(multipart)
         for boundary in multipart.boundaries:
             self._running.setdefault(boundary, []).append(multipart)
 
     def _close(self, multipart: _Multipart) -> None:
-        self._forget(multipart)
         multipart.closed = True
         for boundary in multipart.boundaries:
+            self._running[boundary].remove(multipart)
             self._closed.setdefault(boundary, []).append(multipart)
 
     def _reopen(self, multipart: _Multipart) -> None:
-        self._forget(multipart)
         multipart.closed = False
         for boundary in multipart.boundaries:
+            self._closed[boundary].remove(multipart)
             self._running.setdefault(boundary, []).append(multipart)
 
     def _forget(self, multipart: _Multipart) -> None:
@@ -291,39 +319,43 @@ class _Reader:
 
         They end at a blank line, or at the next delimiter where there is no blank line; each byte is searched once.
         """
+        if (part := self._usual_part(position + 1, parent)) is not None:
+            self._from = part.start - 1
+            return part
         raw = self._raw
         start = min(position + 1, len(raw))
         head = _HEADER_END.search(raw, position, position + USUAL_HEADER_BYTES)
         if head is not None and raw.find(b"\n--", position, head.start() + 1) < 0:
-            # As nearly all are: a blank line soon, and no delimiter before it.
+            # A blank line soon, and no delimiter before it.
             self._from = head.end() - 1
             return self._add_with_head(start, head.start(), head.end(), parent)
         limit = position + MAX_HEADER_BYTES
         first = True
         while True:
             line = self._next_line()
-            stop = line.start() + 1 if line is not None else len(raw)
+            stop = line + 1 if line >= 0 else len(raw)
             head = _HEADER_END.search(raw, position, min(stop, limit))
             if head is None and stop > limit:
                 raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"headers longer than {MAX_HEADER_BYTES} bytes")
-            if line is None:
+            if line < 0:
                 end, body = (head.start(), head.end()) if head is not None else (stop, stop)
                 return self._add_with_head(start, end, body, parent)
+            line_end = self._from
             # Whatever the line is, it is looked at again, and found at once, when the part's body is read.
-            self._from = line.start()
+            self._from = line
             if head is not None:
                 return self._add_with_head(start, head.start(), head.end(), parent)
-            if self._whose(line)[0] is not None or (first and self._declares(start, line)):
-                end = max(start, self._before(line.start()))
+            if self._whose(line, line_end)[0] is not None or (first and self._declares(start, line, line_end)):
+                end = max(start, self._before(line))
                 return self._add_with_head(start, end, end, parent)
-            position, first, self._from = line.start(), False, line.end()
+            position, first, self._from = line, False, line_end
 
-    def _declares(self, start: int, line: re.Match[bytes]) -> bool:
-        """Whether the headers from ``start`` on name the boundary in ``line``, which then ends them."""
-        boundary = line[1].rstrip()
+    def _declares(self, start: int, line: int, line_end: int) -> bool:
+        """Whether the headers from ``start`` on name the boundary in the line at ``line``, which then ends them."""
+        boundary = self._raw[line + 3 : line_end].rstrip()
         if not 0 < len(boundary) <= MAX_BOUNDARY:
             return False
-        head = self._raw[start : line.start()]
+        head = self._raw[start:line]
         return boundary in head and b"boundary" in head.lower()
 
     def _add_with_head(self, start: int, head_end: int, body: int, parent: Part | None) -> Part:
