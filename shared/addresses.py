@@ -37,7 +37,11 @@ def split_address(address: str) -> tuple[str, str]:
 
 def api_address(address: str) -> str:
     """``address`` with its domain in A-labels, as the API takes it. Raises ``ValueError`` when the API would not."""
-    local, domain = split_address(address)
+    return join_address(*split_address(address))
+
+
+def join_address(local: str, domain: str) -> str:
+    """The address of a local part and a folded domain. Raises ``ValueError`` when the API would not take it."""
     folded = f"{local}@{domain}"
     if not API_ADDRESS.fullmatch(folded):
         raise ValueError("not an address that the API takes")

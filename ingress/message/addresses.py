@@ -65,12 +65,12 @@ def split_addresses(value: str) -> Iterator[tuple[str, str]]:
     comments = True
     while position < end:
         if simple := _SIMPLE.match(value, position):
-            quoted, plain, encoded, angle, alone = simple.groups()
-            yield (
-                (quoted or plain or encoded or "").strip(),
-                angle if angle and angle[0] != "@" else alone or _bare(angle),
-            )
             position = simple.end()
+            quoted, plain, encoded, angle, alone = simple.groups()
+            if alone:
+                yield "", alone
+            else:
+                yield (quoted or plain or encoded or "").strip(), _bare(angle) if angle[0] == "@" else angle
             continue
         entry = _Entry()
         position = _SEPARATORS.match(value, position).end()  # type: ignore[union-attr]

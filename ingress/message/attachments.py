@@ -58,7 +58,8 @@ _TYPE: Final = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+", re.ASCII)
 _VALUE: Final = re.compile(r"[\w!#$%&'*+.^`{|}~:-]+", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen, since that makes each field of a new object cost a call.
+@dataclass(slots=True, kw_only=True)
 class Attachment:
     """One file of the message, as the API takes it."""
 
@@ -69,12 +70,17 @@ class Attachment:
     data: bytes
     """Never empty."""
 
-    def json(self) -> Iterator[bytes | Base64]:
-        """The attachment's JSON in parts. Base64 needs no escaping, so megabytes of it go in as they are."""
+    def api_fields(self) -> dict[str, str]:
+        """The API's fields but ``content``."""
         fields = {"filename": self.filename, "contentType": self.content_type}
         if self.content_id:
-            fields |= {"contentId": self.content_id, "disposition": "inline"}
-        yield orjson.dumps(fields)[:-1]
+            fields["contentId"] = self.content_id
+            fields["disposition"] = "inline"
+        return fields
+
+    def json(self) -> Iterator[bytes | Base64]:
+        """The attachment's JSON in parts. Base64 needs no escaping, so megabytes of it go in as they are."""
+        yield orjson.dumps(self.api_fields())[:-1]
         yield b',"content":"'
         yield Base64(self.data) if len(self.data) > SMALL else pybase64.b64encode(self.data)
         yield b'"}'

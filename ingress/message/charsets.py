@@ -79,6 +79,12 @@ def decode_text(data: bytes, charset: str) -> str:
     In its charset where it fits, else as UTF-8 whose wrong bytes are read as Windows-1252, which is also the guess for
     text without a charset; a multi-byte charset other than UTF-8 keeps what fits and shows U+FFFD for what does not.
     """
+    if charset == "utf-8" and len(data) <= CHUNK:
+        # Nearly all that mail holds.
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            pass
     codec = find_codec(charset) if charset else None
     if codec and codec != "utf-8":
         for candidate in (codec, *LENIENT.get(codec, ())):

@@ -18,6 +18,9 @@ FILE_TEXTS: Final = frozenset(
 )
 """Texts that programs read rather than people. Any other kind of text is shown as plain text (RFC 2046 4.1.4)."""
 
+RANKS: Final = {"text/html": 0, "text/plain": 1}
+"""The types that most texts have, the richest first; any other text comes last."""
+
 CALENDARS: Final = frozenset({"text/calendar", "application/ics"})
 
 
@@ -146,19 +149,26 @@ def to_body(texts: list[Part]) -> str:
 
 def _is_file(part: Part) -> bool:
     """Whether a part is a file whatever stands around it."""
-    return (
-        part.disposition == "attachment" or not part.content_type.startswith("text/") or part.content_type in FILE_TEXTS
-    )
+    if part.disposition == "attachment":
+        return True
+    content_type = part.content_type
+    return content_type not in RANKS and (not content_type.startswith("text/") or content_type in FILE_TEXTS)
 
 
 def _richest(alternatives: list[list[Part]]) -> list[Part]:
     """The last of the richest alternatives that has something to read; none of the others is even decoded."""
-    ranked = sorted(enumerate(alternatives), key=lambda item: (min(map(_rank, item[1])), -item[0]))
-    return next((texts for _, texts in ranked if not all(part.is_blank for part in texts)), [])
+    # The last comes first among its equals, since sorting keeps their order.
+    ranked = alternatives[::-1]
+    ranked.sort(key=_rank)
+    for texts in ranked:
+        for part in texts:
+            if not part.is_blank:
+                return texts
+    return []
 
 
-def _rank(part: Part) -> int:
-    return {"text/html": 0, "text/plain": 1}.get(part.content_type, 2)
+def _rank(texts: list[Part]) -> int:
+    return min([RANKS.get(part.content_type, len(RANKS)) for part in texts])
 
 
 def _to_html(part: Part) -> str:

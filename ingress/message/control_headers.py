@@ -41,6 +41,9 @@ NOTHING: Final = Control()
 
 def read_control(headers: Headers) -> Control:
     """Raises ``SmtpError`` 550 naming the header and what it must be."""
+    if PREFIX not in "\n".join(headers.first):
+        # As in nearly every message.
+        return NOTHING
     names = [name for name in headers.first if name.startswith(PREFIX)]
     if not names:
         return NOTHING

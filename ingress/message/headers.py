@@ -25,9 +25,11 @@ _PARAMETER: Final = compile_pattern(
     re.DOTALL,
 )
 _SIMPLE: Final = compile_pattern(
-    r"""\s*+([^\s;="']++)(?:\s*+;\s*+([A-Za-z-]++)\s*+=\s*+(?:"([^"\\]*+)"|([^\s;"'(]++)))?+\s*+;?+\s*+"""
+    r"""\s*+([^\s;="']++)(?:\s*+;\s*+([A-Za-z-]++)(?:\s*+=\s*+(?:"([^"\\]*+)"|([^\s;"'(]++))"""
+    r"""|\*=([^\s;"'(]*+)'[^\s;"'(]*+'([^\s;"'(]++)))?+\s*+;?+\s*+"""
 )
-"""A value with one parameter or none, as most are."""
+"""A value with one parameter or none, as most are; the last two groups are the charset and text of ``key*=``."""
+_PERCENT_ENCODED: Final = compile_pattern(r"(?:[^%]++|%[0-9A-Fa-f]{2})*+")
 _NAMES: Final = ("filename", "name")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 USUAL_VALUE: Final = 40
@@ -201,26 +203,30 @@ def decode_words(value: str) -> str:
     """``value`` with its encoded words decoded; white space between two of them vanishes (RFC 2047 section 6.2)."""
     if "=?" not in value:
         return value
+    # What stands before a word, its charset, encoding and text, and so on; at last what stands behind the last one.
+    pieces = _ENCODED_WORD.split(value)
+    if len(pieces) == 1:
+        return value
+    if len(pieces) == 5:
+        before, charset, encoding, text, after = pieces
+        return before + decode_text(_word_bytes(encoding, text), charset.lower()) + after
     out: list[str] = []
     pending: list[bytes] = []
     pending_charset = ""
-    position = 0
-    for match in _ENCODED_WORD.finditer(value):
-        charset, encoding, text = match.groups()
-        between = value[position : match.start()]
+    for at in range(0, len(pieces) - 1, 4):
+        between, charset, encoding, text = pieces[at : at + 4]
+        charset = charset.lower()
         joins = bool(pending) and not between.strip()
         # Adjacent words of one charset are decoded together: some programs split a character between them.
-        if pending and not (joins and charset.lower() == pending_charset):
+        if pending and not (joins and charset == pending_charset):
             out.append(decode_text(b"".join(pending), pending_charset))
-            pending = []
+            pending.clear()
         if not joins:
             out.append(between)
-        pending_charset = charset.lower()
+        pending_charset = charset
         pending.append(_word_bytes(encoding, text))
-        position = match.end()
-    if pending:
-        out.append(decode_text(b"".join(pending), pending_charset))
-    out.append(value[position:])
+    out.append(decode_text(b"".join(pending), pending_charset))
+    out.append(pieces[-1])
     return "".join(out)
 
 
@@ -235,15 +241,19 @@ def parse_parameters(value: str) -> tuple[str, Mapping[str, str]]:
     """The main value in lower case and the parameters (RFC 2045, RFC 2231, and encoded words as seen in the wild)."""
     if not value:
         return "", {}
-    # The same few values stand in nearly every message; boundaries and names do not come again.
-    return _parse_usual(value) if len(value) <= USUAL_VALUE and "name" not in value else _parse_parameters(value)
+    if len(value) <= USUAL_VALUE and "name" not in value and "boundary" not in value:
+        # The same few values stand in nearly every message; boundaries and names do not come again.
+        return _parse_usual(value)
+    return _parse_parameters(value)
 
 
 def _parse_parameters(value: str) -> tuple[str, Mapping[str, str]]:
     if simple := _SIMPLE.fullmatch(value):
-        main, key, quoted, token = simple.groups()
-        text = quoted or token or ""
-        return main.lower(), {key.lower(): decode_words(text) if "=?" in text else text} if key else {}
+        main, key, quoted, token, charset, encoded = simple.groups()
+        if not key:
+            return main.lower(), {}
+        text = decode_text(_unquote(encoded), charset or "utf-8") if encoded else quoted or token or ""
+        return main.lower(), {key.lower(): decode_words(text)}
     main, _, rest = value.partition(";")
     words = main.split(None, 1)
     if not rest and len(words) < 2:
@@ -288,7 +298,13 @@ def _join_continuations(numbered: list[tuple[int, str, bool]]) -> str:
     if encoded and first.count("'") >= 2:
         charset, _, first = first.split("'", 2)
     texts = [(first, encoded), *(piece[1:] for piece in numbered[1:])]
-    data = b"".join(
-        unquote_to_bytes(text) if is_encoded else text.encode("utf-8", "replace") for text, is_encoded in texts
-    )
+    data = b"".join(_unquote(text) if is_encoded else text.encode("utf-8", "replace") for text, is_encoded in texts)
     return decode_words(decode_text(data, charset or "utf-8"))
+
+
+def _unquote(text: str) -> bytes:
+    """The bytes of a percent-encoded text."""
+    if "%" in text and _PERCENT_ENCODED.fullmatch(text):
+        # Quoted-printable with another sign: so it is decoded in C.
+        return binascii.a2b_qp(text.replace("=", "=3D").replace("%", "=").encode())
+    return unquote_to_bytes(text)

@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
+import pybase64
 
 from ingress.message.addresses import Mailbox, display_name, parse_addresses, split_addresses
 from ingress.message.attachments import Attachment, read_attachment, utf16_length
 from ingress.message.chunks import CHUNK
 from ingress.message.contents import read_contents, to_body
-from ingress.message.control_headers import PREFIX, read_control
+from ingress.message.control_headers import NOTHING, PREFIX, read_control
 from ingress.message.headers import Headers, decode_words, one_line
 from ingress.message.structure import Part, parse_structure
 from ingress.replies import Replies
-from shared.addresses import api_address, split_address
+from shared.addresses import api_address, join_address, split_address
 from shared.json_parts import SMALL, Base64, JsonParts, base64_length
 
 MAX_SUBJECT: Final = 998
@@ -62,7 +63,8 @@ class Limits:
     max_message_bytes: int = 10 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen, since that makes each field of a new object cost a call.
+@dataclass(slots=True, kw_only=True)
 class ParsedMessage:
     """A message that the API's schema takes."""
 
@@ -113,7 +115,8 @@ def parse(raw: bytes, *, recipients: Sequence[str], limits: Limits = Limits()) -
     custom_headers, left_out = _custom_headers(headers)
     if custom_headers:
         fields["headers"] = custom_headers
-    fields |= control.api_fields()
+    if control is not NOTHING:
+        fields |= control.api_fields()
     call = _json(fields, attachments)
     if len(call) > MAX_CALL_BYTES:
         raise Replies.CALL_TOO_LARGE.error(size=len(call), limit=MAX_CALL_BYTES)
@@ -136,6 +139,12 @@ def _json(fields: dict[str, Any], attachments: list[Attachment]) -> bytes | Json
         return orjson.dumps(fields)
     if len(body) > CHUNK:
         del fields["body"]
+    if len(body) <= CHUNK and sum([len(attachment.data) for attachment in attachments]) <= SMALL:
+        fields["attachments"] = [
+            attachment.api_fields() | {"content": pybase64.b64encode_as_string(attachment.data)}
+            for attachment in attachments
+        ]
+        return orjson.dumps(fields)
     pieces: list[bytes | Base64] = [orjson.dumps(fields)[:-1]]
     if len(body) > CHUNK:
         pieces.append(b',"body":"')
@@ -154,11 +163,11 @@ def _sender(senders: list[Mailbox]) -> tuple[str, tuple[str, ...]]:
     if not senders:
         raise Replies.FROM_MISSING.error()
     try:
-        domains = [split_address(box.address)[1] for box in senders]
-        sender = api_address(senders[0].address)
+        addresses = [split_address(box.address) for box in senders]
+        sender = join_address(*addresses[0])
     except ValueError:
         raise Replies.FROM_MISSING.error() from None
-    return sender, tuple(dict.fromkeys(domains))
+    return sender, tuple(dict.fromkeys([domain for _, domain in addresses]))
 
 
 def _subject(headers: Headers, *, required: bool) -> str:
@@ -179,11 +188,17 @@ def _recipients(recipients: Sequence[str], headers: Headers) -> list[Any]:
                 # Addresses alone, be they a hundred thousand: there is no name to find.
                 continue
             for name, address in split_addresses(value):
+                if not name:
+                    continue
                 key = _folded(address)
-                if name and key in wanted and key not in names:
+                if key in wanted and key not in names:
                     shown = display_name(name)
                     if shown and shown.lower() != address.lower():
                         names[key] = shown
+                        if len(names) == len(wanted):
+                            break
+    if not names:
+        return list(recipients)
     return [
         {"name": names[address.lower()], "email": address} if address.lower() in names else address
         for address in recipients
@@ -233,19 +248,20 @@ def _custom_headers(headers: Headers) -> tuple[dict[str, str], list[str]]:
     left_out: list[str] = []
     if "message-id" in values and not _MESSAGE_ID.fullmatch(values["message-id"]):
         del values["message-id"]
-    for key, value in list(values.items()):
-        if len(value) * 2 > MAX_HEADER_VALUE and utf16_length(value) > MAX_HEADER_VALUE:
+    too_long = [key for key, value in values.items() if len(value) * 2 > MAX_HEADER_VALUE]
+    for key in too_long:
+        value = values[key]
+        if utf16_length(value) > MAX_HEADER_VALUE:
             if key == "references" and (shortened := _shortened(value)):
                 values[key] = shortened
             else:
                 left_out.append(spelled[key])
                 del values[key]
-    kept = list(values)
-    if len(kept) > MAX_HEADERS:
-        kept.sort(key=lambda key: not key.startswith(KEPT_FIRST))
+    if len(values) > MAX_HEADERS:
+        kept = sorted(values, key=lambda key: not key.startswith(KEPT_FIRST))
         left_out += [spelled[key] for key in kept[MAX_HEADERS:]]
-        del kept[MAX_HEADERS:]
-    return {spelled[key]: values[key] for key in kept}, left_out
+        values = {key: values[key] for key in kept[:MAX_HEADERS]}
+    return {spelled[key]: value for key, value in values.items()}, left_out
 
 
 def _shortened(references: str) -> str:
@@ -267,7 +283,8 @@ def _attachments(files: list[Part], body: str, limits: Limits) -> list[Attachmen
         files = [part for part in files if part.data()]
     if len(files) > limits.max_attachments:
         raise Replies.TOO_MANY_ATTACHMENTS.error(count=len(files), limit=limits.max_attachments)
-    attachments = []
+    attachments: list[Attachment] = []
+    size = 0
     for number, part in enumerate(files, start=1):
         content_id = part.content_id
         inline = bool(content_id) and (
@@ -275,8 +292,8 @@ def _attachments(files: list[Part], body: str, limits: Limits) -> list[Attachmen
         )
         if attachment := read_attachment(part, number, inline=inline):
             attachments.append(attachment)
-    size, allowed = sum(base64_length(len(a.data)) for a in attachments), limits.max_attachment_bytes * 4 // 3
-    if size > allowed:
+            size += base64_length(len(attachment.data))
+    if size > (allowed := limits.max_attachment_bytes * 4 // 3):
         raise Replies.ATTACHMENTS_TOO_LARGE.error(size=size, limit=allowed)
     return attachments
 

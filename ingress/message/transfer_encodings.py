@@ -10,7 +10,7 @@ from typing import Final
 
 import pybase64
 
-from ingress.message.chunks import line_chunks
+from ingress.message.chunks import CHUNK, line_chunks
 
 _NOT_BASE64: Final = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
 _PADDING: Final = re.compile(rb"[=\s]*")
@@ -58,6 +58,8 @@ def _decode_piece(piece: bytes | memoryview) -> bytes:
 
 def decode_quoted_printable(body: bytes) -> bytes:
     """Bytes of a quoted-printable body. White space at the end of a line is not the sender's (RFC 2045 section 6.7)."""
+    if len(body) <= CHUNK:
+        return _decode_quoted_lines(body)
     return b"".join(map(_decode_quoted_lines, line_chunks(body)))
 
 
@@ -69,7 +71,9 @@ def _decode_quoted_lines(lines: bytes) -> bytes:
 
 def shorten_line_breaks(text: bytes) -> bytes:
     """CRLF and bare CR as LF; several CRs before an LF are one line break: some programs turn LF into CRLF twice."""
-    return b"".join(map(_shorten, line_chunks(text))) if b"\r" in text else text
+    if b"\r" not in text:
+        return text
+    return _shorten(text) if len(text) <= CHUNK else b"".join(map(_shorten, line_chunks(text)))
 
 
 def _shorten(lines: bytes) -> bytes:
