@@ -55,7 +55,8 @@ def parse_addresses(value: str) -> list[Mailbox]:
 def display_name(raw: str) -> str:
     """A name for a person to read: encoded words decoded, on one line, without signs that are for spoofing."""
     name = one_line(decode_words(raw))
-    return name if name.isascii() else _UNSEEN.sub("", name).strip()
+    # None of those signs is printable.
+    return name if name.isprintable() else _UNSEEN.sub("", name).strip()
 
 
 def split_addresses(value: str) -> Iterator[tuple[str, str]]:

@@ -94,7 +94,7 @@ def read_attachment(part: Part, number: int, *, inline: bool) -> Attachment | No
     return Attachment(
         filename=_filename(part, number),
         content_type=_content_type(part),
-        content_id=part.content_id if inline and utf16_length(part.content_id) <= MAX_CONTENT_ID else "",
+        content_id=part.content_id if inline and not is_longer(part.content_id, MAX_CONTENT_ID) else "",
         data=data,
     )
 
@@ -102,6 +102,11 @@ def read_attachment(part: Part, number: int, *, inline: bool) -> Attachment | No
 def utf16_length(text: str) -> int:
     """Length of ``text`` as JavaScript counts it."""
     return len(text) if text.isascii() else len(text.encode("utf-16-le", "replace")) // 2
+
+
+def is_longer(text: str, limit: int) -> bool:
+    """Whether ``text`` is longer than ``limit`` as JavaScript counts it, which for a short text needs no counting."""
+    return len(text) * 2 > limit and utf16_length(text) > limit
 
 
 def cut(text: str, limit: int) -> str:
@@ -114,7 +119,7 @@ def cut(text: str, limit: int) -> str:
 
 def _filename(part: Part, number: int) -> str:
     name = one_line(part.filename).replace('"', "'").replace("\\", "/").rstrip("/").rpartition("/")[2].strip()
-    if utf16_length(name) > MAX_FILENAME:
+    if is_longer(name, MAX_FILENAME):
         stem, dot, extension = name.rpartition(".")
         keep = f".{extension}" if dot and utf16_length(extension) < MAX_EXTENSION else ""
         name = cut(stem if keep else name, MAX_FILENAME - utf16_length(keep)) + keep

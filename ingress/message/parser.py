@@ -11,7 +11,7 @@ import orjson
 import pybase64
 
 from ingress.message.addresses import Mailbox, display_name, parse_addresses, split_addresses
-from ingress.message.attachments import Attachment, read_attachment, utf16_length
+from ingress.message.attachments import Attachment, is_longer, read_attachment, utf16_length
 from ingress.message.chunks import CHUNK
 from ingress.message.contents import read_contents, to_body
 from ingress.message.control_headers import NOTHING, PREFIX, read_control
@@ -174,7 +174,7 @@ def _subject(headers: Headers, *, required: bool) -> str:
     subject = one_line(decode_words(headers.get("subject")))
     if not subject and required:
         raise Replies.SUBJECT_MISSING.error()
-    if utf16_length(subject) > MAX_SUBJECT:
+    if is_longer(subject, MAX_SUBJECT):
         raise Replies.SUBJECT_TOO_LONG.error(limit=MAX_SUBJECT)
     return subject
 
@@ -248,15 +248,12 @@ def _custom_headers(headers: Headers) -> tuple[dict[str, str], list[str]]:
     left_out: list[str] = []
     if "message-id" in values and not _MESSAGE_ID.fullmatch(values["message-id"]):
         del values["message-id"]
-    too_long = [key for key, value in values.items() if len(value) * 2 > MAX_HEADER_VALUE]
-    for key in too_long:
-        value = values[key]
-        if utf16_length(value) > MAX_HEADER_VALUE:
-            if key == "references" and (shortened := _shortened(value)):
-                values[key] = shortened
-            else:
-                left_out.append(spelled[key])
-                del values[key]
+    for key in [key for key, value in values.items() if is_longer(value, MAX_HEADER_VALUE)]:
+        if key == "references" and (shortened := _shortened(values[key])):
+            values[key] = shortened
+        else:
+            left_out.append(spelled[key])
+            del values[key]
     if len(values) > MAX_HEADERS:
         kept = sorted(values, key=lambda key: not key.startswith(KEPT_FIRST))
         left_out += [spelled[key] for key in kept[MAX_HEADERS:]]

@@ -363,11 +363,12 @@ class _Reader:
         if start >= head_end:
             return self._add([], body, parent)
         fields, length = parse_headers(self._raw[start:head_end], resume_at="" if parent is None else "content-")
+        if len(fields) > MAX_HEADERS:
+            # So many do not fit into a usual part's headers.
+            raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"more than {MAX_HEADERS} headers")
         return self._add(fields, body if start + length >= head_end else start + length, parent)
 
     def _add(self, fields: list[Field], start: int, parent: Part | None) -> Part:
-        if len(fields) > MAX_HEADERS:
-            raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"more than {MAX_HEADERS} headers")
         if len(self._parts) >= MAX_PARTS:
             raise Replies.MESSAGE_TOO_COMPLEX.error(reason=f"more than {MAX_PARTS} parts")
         part = Part(self._raw, fields, start, parent)

@@ -31,16 +31,15 @@ def decode_base64(raw: bytes, start: int = 0, end: int = sys.maxsize) -> bytes:
 
     Junk is passed over, padding may be wrong, missing, or stand between several pieces.
     """
-    body = memoryview(raw)[start:end]
     padding = raw.find(b"=", start, end)
     if padding < 0 or not raw[padding:end].strip(b"=\r\n \t\0"):
-        return _decode_piece(body)
+        return _decode_piece(memoryview(raw)[start:end] if start or end < len(raw) else raw)
     # What follows padding is a further piece; a line that cannot be base64 is a footer that some list server added.
     further = bytearray()
     for line in _LINE.finditer(raw, _PADDING.match(raw, padding, end).end(), end):  # type: ignore[union-attr]
         if _BASE64_LINE.fullmatch(line[0]):
             further += line[0].strip()
-    decoded = bytearray(_decode_piece(body[: padding - start]))
+    decoded = bytearray(_decode_piece(memoryview(raw)[start:padding]))
     for piece in _PIECE.finditer(further):
         decoded += _decode_piece(piece[0])
     return bytes(decoded)
