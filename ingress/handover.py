@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, cast
 
 import redis
@@ -27,16 +28,23 @@ import redis
 from ingress.replies import Replies, SmtpError
 from shared.json_parts import JsonParts
 from shared.log import get_logger
-from shared.message_store import MOST_TICKETS, Accepted, MessageStore, PiecesMissing
+from shared.message_store import MOST_TICKETS, MessageStore, PiecesMissing, read_accepted
 from shared.metrics import COMMIT_SECONDS
 from shared.queued_message import QueuedMessage
 from shared.redis_connection import Durability, look_at_durability
+from shared.redis_stream import RedisStream, pack
 
 MAX_GROUP_BYTES: Final = 16 * 1024 * 1024
 """Bodies of one transaction, in bytes, once a group has more than one message: a crowd must not wait on a giant."""
 
 STAGED_AT_ONCE: Final = 1
 """Large bodies that are written at once: two would only share the disk that one keeps busy."""
+
+PACKED_AT_ONCE: Final = 64 * 1024
+"""Bytes of bodies up to which a step is written out on the event loop; a larger one in a thread."""
+
+ASKED_AT_ONCE: Final = 4
+"""Threads for what is asked of Redis now and then: its durability, the room in it, the first id of a repeat."""
 
 ROOM_SECONDS: Final = 1.0
 """Seconds for which one look at the queue's depth and Redis's memory serves."""
@@ -77,11 +85,12 @@ class Waiting:
 
 
 class HandOver:
-    """Puts messages into the store by groups, from threads of its own."""
+    """Puts messages into the store by groups."""
 
     def __init__(
         self,
         store: MessageStore,
+        stream: RedisStream,
         *,
         batch_size: int,
         queue_max_messages: int,
@@ -89,12 +98,13 @@ class HandOver:
         require_durable: bool = False,
     ) -> None:
         self._store = store
+        self._stream = stream
         self._batch_size = batch_size
         self._queue_max_messages = queue_max_messages
         self._deduplicate_seconds = deduplicate_seconds
         self._require_durable = require_durable
         self._waiting: deque[Waiting] = deque()
-        self._executor = ThreadPoolExecutor(max_workers=WAIT_AOF_GROUPS, thread_name_prefix="handover")
+        self._executor = ThreadPoolExecutor(max_workers=ASKED_AT_ONCE, thread_name_prefix="handover")
         self._stagers = ThreadPoolExecutor(max_workers=STAGED_AT_ONCE, thread_name_prefix="stager")
         self._under_way: set[asyncio.Future[None]] = set()
         self._staging: set[Staging] = set()
@@ -164,8 +174,7 @@ class HandOver:
     def probe(self) -> None:
         """Do the real work once, without a message: look for room and write. Raises what ``put`` would refuse with."""
         try:
-            self._check_durable(time.monotonic())
-            self._check_room(time.monotonic())
+            self._look(time.monotonic())
             self._store.redis.set(f"{self._store.name}:probe", "1", ex=60)
         except Exception as error:
             raise queue_refusal(error) from error
@@ -174,6 +183,7 @@ class HandOver:
         """Wait for the groups under way and what waits behind them."""
         while self._staging or self._under_way:
             await asyncio.wait(self._staging | self._under_way)
+        await self._stream.close()
         self._stagers.shutdown(wait=True)
         self._executor.shutdown(wait=True)
 
@@ -189,9 +199,8 @@ class HandOver:
         self._begin_groups()
 
     async def _commit_group(self, group: list[Waiting]) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            ids = await loop.run_in_executor(self._executor, self._commit, group)
+            ids = await self._commit(group)
         except Exception as error:
             self._durable_until = 0.0
             refusal = queue_refusal(error)
@@ -227,34 +236,53 @@ class HandOver:
             # It has waited as long as the one that found Redis hanging: Redis is not asked again for it.
             raise redis.TimeoutError("Redis hung")
         try:
-            now = time.monotonic()
-            self._check_durable(now)
-            self._check_room(now)
+            self._look(time.monotonic())
             self._store.stage(message_id, body)
         except redis.TimeoutError:
             self._hung_at = time.monotonic()
             raise
 
-    def _commit(self, group: Sequence[Waiting]) -> list[str]:
-        """One step for ``group``; the id of each, in order, "" where its pieces had gone. Runs in a thread."""
+    async def _commit(self, group: Sequence[Waiting]) -> list[str]:
+        """One step for ``group``; the id of each, in order, "" where its pieces had gone."""
         started = time.monotonic()
-        staged = [waiting.message.id for waiting in group if waiting.is_staged]
+        loop = asyncio.get_running_loop()
+        staged = {waiting.message.id for waiting in group if waiting.is_staged}
         try:
-            self._check_durable(started)
-            self._check_room(started)
-            accepted: Accepted = self._store.accept(
+            if self._is_to_look(started):
+                await loop.run_in_executor(self._executor, self._look, started)
+            wait_aof = WAIT_AOF_SECONDS if self._durability.needs_wait_aof else None
+            commands = self._store.accept_commands(
                 [waiting.message for waiting in group],
                 staged=staged,
                 remember_seconds=self._deduplicate_seconds,
                 with_ticket=self._tickets < MOST_TICKETS,
-                wait_aof=WAIT_AOF_SECONDS if self._durability.needs_wait_aof else None,
+                wait_aof=wait_aof,
             )
+            if sum(waiting.size for waiting in group) <= PACKED_AT_ONCE:
+                request = pack(commands)
+            else:
+                request = await loop.run_in_executor(self._executor, pack, commands)
+            accepted = read_accepted(await self._stream.exchange(request, answers=len(commands)), wait_aof=wait_aof)
         except Exception as error:
-            self._store.unstage(staged, after=error)
+            if staged:
+                await loop.run_in_executor(self._stagers, partial(self._store.unstage, staged, after=error))
             raise
         self._undelivered, self._tickets = accepted.undelivered, accepted.tickets
         COMMIT_SECONDS.observe(time.monotonic() - started)
         return accepted.ids
+
+    def _is_to_look(self, now: float) -> bool:
+        """Whether Redis's durability or the room in it is to be looked at before the next step."""
+        return now >= self._durable_until or not self._has_room(now)
+
+    def _has_room(self, now: float) -> bool:
+        limit = self._queue_max_messages
+        return now < self._room_until and not (limit and self._undelivered >= limit)
+
+    def _look(self, now: float) -> None:
+        """Runs in a thread. Raises ``SmtpError`` as ``_check_durable`` and ``_check_room`` do."""
+        self._check_durable(now)
+        self._check_room(now)
 
     def _check_durable(self, now: float) -> None:
         """Raises ``SmtpError`` 451 under REQUIRE_DURABLE_REDIS when this Redis may lose what it acknowledges."""
@@ -274,9 +302,9 @@ class HandOver:
         Each group that was queued says how many messages there are now, so that several ingresses that fill the queue
         together overstep the limit by a group each at most.
         """
-        limit = self._queue_max_messages
-        if now < self._room_until and not (limit and self._undelivered >= limit):
+        if self._has_room(now):
             return
+        limit = self._queue_max_messages
         self._room_until = 0.0
         self._undelivered = self._store.depth().undelivered
         if limit and self._undelivered >= limit:

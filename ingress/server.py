@@ -13,7 +13,7 @@ from ingress import heap
 from ingress.acceptance import Acceptance
 from ingress.acceptor import Acceptor
 from ingress.certificates import CertificateStore
-from ingress.handover import STAGED_AT_ONCE, WAIT_AOF_GROUPS, HandOver
+from ingress.handover import ASKED_AT_ONCE, STAGED_AT_ONCE, HandOver
 from ingress.limits import PARSED_AT_ONCE
 from ingress.message import Limits
 from ingress.preflight import Preflight
@@ -25,6 +25,7 @@ from shared.message_store import MessageStore
 from shared.plunk_api import PlunkApi
 from shared.projects import ProjectDirectory
 from shared.redis_connection import connect
+from shared.redis_stream import RedisStream
 from shared.settings import MIB, Settings
 
 PREFLIGHT_THREADS: Final = 32
@@ -67,13 +68,14 @@ class IngressServer:
         self._certificates = certificates
         self._directory = ProjectDirectory(settings.database_url)
         self._api = PlunkApi(settings.api_uri, connections=PREFLIGHT_THREADS)
-        self._redis = connect(settings.redis_url, connections=WAIT_AOF_GROUPS + STAGED_AT_ONCE + 4)
+        self._redis = connect(settings.redis_url, connections=ASKED_AT_ONCE + STAGED_AT_ONCE + 4)
         self._redis_for_bodies = connect(settings.redis_url, connections=STAGED_AT_ONCE, for_large_values=True)
         self._preflight_threads = ThreadPoolExecutor(PREFLIGHT_THREADS, thread_name_prefix="preflight")
         self._parser_threads = ThreadPoolExecutor(PARSED_AT_ONCE, thread_name_prefix="parser")
         self._digest_threads = ThreadPoolExecutor(PARSED_AT_ONCE, thread_name_prefix="digest")
         self._handover = HandOver(
             MessageStore(self._redis, settings.queue_name, bodies=self._redis_for_bodies),
+            RedisStream(settings.redis_url),
             batch_size=settings.batch_size,
             queue_max_messages=settings.queue_max_messages,
             deduplicate_seconds=settings.deduplicate_seconds,

@@ -55,6 +55,7 @@ from shared import store_scripts
 from shared.identifiers import random_hex
 from shared.json_parts import KINDS, JsonParts, Kind, cut, join
 from shared.queued_message import FIELDS, CodecError, QueuedMessage, StoredMessage, decode, encode
+from shared.redis_connection import Command
 
 FORWARD_FUNCTION: Final = "forwarder.batch.forward_batch"
 """The function of every RQ job, by name: the ingress never imports the forwarder. It takes no argument."""
@@ -230,7 +231,7 @@ class MessageStore:
             self.unstage([message_id], after=error)
             raise
 
-    def unstage(self, message_ids: Sequence[str], *, after: Exception | None = None) -> None:
+    def unstage(self, message_ids: Collection[str], *, after: Exception | None = None) -> None:
         """Let go of pieces whose messages were not stored, as far as Redis answers; they expire anyway.
 
         ``after``: why, where it was an error: a Redis that did not answer is not asked again.
@@ -251,40 +252,53 @@ class MessageStore:
         """Store ``messages`` that are no repeats, and put one RQ job into the queue. One round trip.
 
         Large bodies must have been staged: ``staged`` has the ids of those that were, or None for this to do it first.
-        When this returns, Redis has acknowledged. With ``remember_seconds`` each message's digest is kept that long,
-        and a message whose digest is kept already is a repeat; both in one step, so that two processes which get the
-        same message at the same instant store it once. With ``wait_aof`` (seconds) Redis must also have said that the
-        write is on its disk; ``NotDurable`` where it did not within that time: the messages are stored all the same.
+        When this returns, Redis has acknowledged. The rest is said by ``accept_commands`` and ``read_accepted``.
+        """
+        if staged is None:
+            staged = {message.id for message in messages if self.kinds_of(message.body)}
+            for message in messages:
+                if message.id in staged:
+                    self.stage(message.id, message.body)
+        commands = self.accept_commands(
+            messages, staged=staged, remember_seconds=remember_seconds, with_ticket=with_ticket, wait_aof=wait_aof
+        )
+        with self.redis.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+            answers = pipe.execute(raise_on_error=False)
+        return read_accepted(answers, wait_aof=wait_aof)
+
+    def accept_commands(
+        self,
+        messages: Sequence[QueuedMessage],
+        *,
+        staged: Collection[str],
+        remember_seconds: int = 0,
+        with_ticket: bool = True,
+        wait_aof: float | None = None,
+    ) -> list[Command]:
+        """What to say to Redis to store ``messages`` and to queue one RQ job, on one connection, in one round trip.
+
+        ``staged`` has the ids of the messages whose bodies were staged. With ``remember_seconds`` each message's digest
+        is kept that long, and a message whose digest is kept already is a repeat; both in one step, so that two
+        processes which get the same message at the same instant store it once. With ``wait_aof`` (seconds) Redis is
+        also asked whether the write is on its disk.
         """
         args: list[Any] = [self.name, self.queue.key, remember_seconds]
         for message in messages:
-            kinds = self.kinds_of(message.body)
-            if staged is None and kinds:
-                self.stage(message.id, message.body)
-            elif staged is not None and message.id not in staged:
-                kinds = ""
+            kinds = self.kinds_of(message.body) if message.id in staged else ""
             fields = [part for pair in encode(message, kinds=kinds).items() for part in pair]
             args += [message.id, message.project_id, repr(message.accepted_at), message.digest]
             args += [len(kinds), len(fields), *fields]
-        # One connection and no transaction: the script is one, and WAITAOF waits for its own connection's writes.
-        with self.redis.pipeline(transaction=False) as pipe:
-            pipe.eval(store_scripts.ACCEPT, 0, *args)
-            if with_ticket:
+        # No transaction: the script is one, and WAITAOF waits for its own connection's writes.
+        commands: list[Command] = [("EVAL", store_scripts.ACCEPT, 0, *args)]
+        if with_ticket:
+            with self.redis.pipeline(transaction=False) as pipe:
                 self._enqueue(pipe, 1)
-            if wait_aof is not None:
-                pipe.execute_command("WAITAOF", 1, 0, int(wait_aof * 1000))  # type: ignore[no-untyped-call]
-            answers = pipe.execute(raise_on_error=False)
-        found, synced = answers[0], answers[-1]
-        if isinstance(found, Exception):
-            # Before Redis 7 what goes wrong inside a script has no type of its own.
-            raise redis.OutOfMemoryError("Redis is full") if "OOM command" in str(found) else found
+                commands += [command for command, _ in pipe.command_stack]
         if wait_aof is not None:
-            if isinstance(synced, Exception):
-                raise synced
-            if synced[0] < 1:
-                raise NotDurable("WAITAOF timed out")
-        # A ticket that failed on its own is no failure: the housekeeper sees mail without one.
-        return Accepted(ids=[value.decode() for value in found[2:]], undelivered=found[0], tickets=found[1])
+            commands.append(("WAITAOF", 1, 0, int(wait_aof * 1000)))
+        return commands
 
     def first_id(self, digest: str) -> str | None:
         """The id of the message that was accepted with ``digest`` a short while ago, sent or not."""
@@ -562,6 +576,25 @@ class MessageStore:
             ],
             pipeline=pipe,
         )
+
+
+def read_accepted(answers: Sequence[Any], *, wait_aof: float | None = None) -> Accepted:
+    """What ``accept_commands`` brought, from each command's answer (an error as a value).
+
+    Raises ``redis.RedisError`` where the messages were not stored, and ``NotDurable`` where Redis did not say within
+    ``wait_aof`` seconds that they are on its disk: they are stored all the same.
+    """
+    found, synced = answers[0], answers[-1]
+    if isinstance(found, Exception):
+        # Before Redis 7 what goes wrong inside a script has no type of its own.
+        raise redis.OutOfMemoryError("Redis is full") if "OOM command" in str(found) else found
+    if wait_aof is not None:
+        if isinstance(synced, Exception):
+            raise synced
+        if synced[0] < 1:
+            raise NotDurable("WAITAOF timed out")
+    # A ticket that failed on its own is no failure: the housekeeper sees mail without one.
+    return Accepted(ids=[value.decode() for value in found[2:]], undelivered=found[0], tickets=found[1])
 
 
 def _decoded(values: list[bytes | None]) -> StoredMessage | CodecError | None:

@@ -19,8 +19,14 @@ DURABLE: Final = {"appendonly": "yes", "appendfsync": "always", "maxmemory-polic
 WAITAOF_SINCE: Final = (7, 2)
 """Redis's version (and the one Valkey reports as Redis's) from which WAITAOF can stand in for ``always``."""
 
+Command = tuple[Any, ...]
+"""A command's name and its arguments."""
+
 LARGE_VALUE: Final = 6000
 """Bytes from which a value is sent by itself rather than copied into one buffer with its command (redis-py's own)."""
+
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds that a connection may take to be made."""
 
 SOCKET_TIMEOUT: Final = 10.0
 """Seconds one command may take. Longer than any fsync, shorter than a client's patience."""
@@ -42,7 +48,7 @@ def connect(
         redis_url,
         max_connections=connections,
         socket_timeout=socket_timeout,
-        socket_connect_timeout=5.0,
+        socket_connect_timeout=CONNECT_TIMEOUT,
         socket_keepalive=True,
         health_check_interval=30,
         retry=Retry(NoBackoff(), 0),

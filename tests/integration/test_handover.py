@@ -21,6 +21,7 @@ from sandbox.redis_server import RedisServer, find_newer_binary
 from shared.message_store import MessageStore
 from shared.queued_message import QueuedMessage, StoredMessage, new_message_id
 from shared.redis_connection import Durability, connect, look_at_durability
+from shared.redis_stream import RedisStream
 
 PATIENCE = 0.5
 """Seconds that a command may take in these tests."""
@@ -48,7 +49,8 @@ def hand_over(server: RedisServer, *, fresh: bool = True, **options: Any) -> Han
         server.client().flushall()
     url = options.pop("url", server.url)
     settings: dict[str, Any] = {"batch_size": 100, "queue_max_messages": 0, "deduplicate_seconds": 600, **options}
-    return HandOver(MessageStore(connect(url, connections=12, socket_timeout=PATIENCE), "q"), **settings)
+    store = MessageStore(connect(url, connections=12, socket_timeout=PATIENCE), "q")
+    return HandOver(store, RedisStream(url, timeout=PATIENCE), **settings)
 
 
 def message(digest: str = "", body: bytes = b"{}") -> QueuedMessage:
@@ -353,7 +355,7 @@ async def test_a_hanging_redis_is_451_for_all_large_messages_at_once(server: Red
 
 async def test_a_large_message_under_everysec_survives_a_kill(valkey_server: RedisServer) -> None:
     handover = hand_over(valkey_server)
-    handover._store.redis.connection_pool.connection_kwargs["socket_timeout"] = 10
+    handover._stream._timeout = 10
     one = message(body=LARGE)
     assert await reply_to(handover, one) == one.id
     valkey_server.kill()
@@ -393,7 +395,7 @@ async def test_with_everysec_a_message_counts_after_waitaof_and_a_crowd_does_not
     valkey_server: RedisServer,
 ) -> None:
     handover = hand_over(valkey_server, batch_size=50)
-    handover._store.redis.connection_pool.connection_kwargs["socket_timeout"] = 10
+    handover._stream._timeout = 10
     before = waits(valkey_server)
     one = message()
     assert await reply_to(handover, one) == one.id
@@ -418,8 +420,7 @@ async def test_a_message_that_waitaof_does_not_confirm_is_451_and_its_repeat_the
     refused = message(digest="d")
     assert await reply_to(handover, refused) == "451 4.3.0", "no fsync comes within a millisecond"
     monkeypatch.setattr(handover_module, "WAIT_AOF_SECONDS", 5)
-    handover._store.redis.connection_pool.connection_kwargs["socket_timeout"] = 10
-    handover._store.redis.connection_pool.disconnect()
+    handover._stream._timeout = 10
     assert await reply_to(handover, message(digest="d")) == refused.id
     await assert_recovers(handover, valkey_server)
 
