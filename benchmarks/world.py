@@ -21,7 +21,7 @@ from redis import Redis
 
 from benchmarks.load import Done, Load
 from sandbox.postgres_server import PostgresServer
-from sandbox.processes import ServerProcess, accepts_connections, free_port
+from sandbox.processes import ServerProcess, accepts_connections, free_port, wait_until
 from sandbox.redis_server import RedisServer
 from sandbox.stack import DEMO_DOMAIN, DEMO_PROJECT, DEMO_SECRET
 
@@ -168,8 +168,10 @@ class World:
             log.unlink(missing_ok=True)
 
     def empty_redis(self) -> None:
+        """Redis as it begins: no key, and nothing left of earlier loads in its append-only file either."""
         with self.redis.client() as client:
             client.flushall()
+            rewrite_file(client)
 
     def client(self) -> Redis:
         return self.redis.client()
@@ -182,6 +184,27 @@ class World:
         """``begin`` and ``end`` of a load that starts now."""
         begin = time.monotonic() + self.scale.load_start + (self.scale.warm_up if warm_up is None else warm_up)
         return {"begin": begin, "end": begin + (self.scale.seconds if seconds is None else seconds)}
+
+
+def rewrite_file(client: Redis) -> None:
+    """Let Redis rewrite its append-only file, and all that is written reach the disk.
+
+    Else what an earlier load has left would be rewritten, or written, in the midst of a measure of the next.
+    """
+
+    def wait() -> None:
+        wait_until(lambda: not _rewrites(client), timeout=300, what="Redis to rewrite its file")
+
+    # One that is under way would leave what came after its beginning.
+    wait()
+    client.bgrewriteaof()
+    wait()
+    os.sync()
+
+
+def _rewrites(client: Redis) -> bool:
+    info = client.info("persistence")
+    return bool(info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"])
 
 
 def _workers(client: Redis) -> set[bytes]:

@@ -7,6 +7,7 @@ message when its end has come, and what is over a limit is never held.
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import Final
 
 CRLF: Final = b"\r\n"
@@ -46,29 +47,39 @@ class DataReader:
         self._reserve = reserve
         # The CRLF of the DATA command counts as the first of END_OF_DATA: an empty message is ".CRLF".
         self._pending = bytearray(CRLF)
-        self._message = bytearray()
+        # Gives its bytes away in the end; a bytearray would have to be copied.
+        self._message = BytesIO()
+        self._begun = False
         self._refusal: DataTooLarge | NoRoom | None = None
         self._thrown = 0
 
     def feed(self, data: bytes) -> bool:
         """Take what has arrived. True when no more is wanted: the end has come, or twice the limit was thrown away."""
         self._pending += data
-        known = len(self._message)
-        has_ended = cut_data(self._pending, self._message)
+        message = self._message
+        known = message.tell()
+        has_ended = cut_data(self._pending, message)
+        if not self._begun and message.tell():
+            # The CRLF of the DATA command is no part of the message.
+            self._begun = True
+            first = message.getvalue()
+            message.seek(0)
+            message.truncate()
+            message.write(first[len(CRLF) :])
+        size = message.tell()
         if self._refusal is None:
-            size = len(self._message) - len(CRLF)
-            more = size - max(0, known - len(CRLF))
             if size > self._limit:
                 self._refusal = DataTooLarge(ended=True)
-            elif more > 0 and not self._reserve(more):
+            elif size > known and not self._reserve(size - known):
                 self._refusal = NoRoom()
         elif not has_ended:
-            self._thrown += len(self._message)
+            self._thrown += size
             if self._thrown > 2 * self._limit:
                 self._refusal = DataTooLarge(ended=False)
                 return True
         if self._refusal is not None:
-            self._message.clear()
+            message.seek(0)
+            message.truncate()
         return has_ended
 
     @property
@@ -80,11 +91,10 @@ class DataReader:
         """The message, dots unstuffed. Raises ``DataTooLarge`` or ``NoRoom``."""
         if self._refusal is not None:
             raise self._refusal
-        with memoryview(self._message) as view:
-            return bytes(view[len(CRLF) :])
+        return self._message.getvalue()
 
 
-def cut_data(buffer: bytearray, message: bytearray) -> bool:
+def cut_data(buffer: bytearray, message: BytesIO) -> bool:
     """Move what is sure to belong to the message from ``buffer`` to ``message``, dots unstuffed; True at its end.
 
     Each byte is looked at once, as it comes, so that nothing is left to do for a large message when its end has come.
@@ -97,7 +107,7 @@ def cut_data(buffer: bytearray, message: bytearray) -> bool:
             following = bytes(buffer[at + len(_LINE_DOT) : at + len(END_OF_DATA)])
             if following in _MAY_BE_END:
                 break
-            message += view[start : at + len(CRLF)]
+            message.write(view[start : at + len(CRLF)])
             start = at + len(_LINE_DOT)
             at = _find_line_dot(buffer, start)
         has_ended = at >= 0 and following == CRLF
@@ -105,7 +115,7 @@ def cut_data(buffer: bytearray, message: bytearray) -> bool:
             at += len(CRLF)
         elif at < 0:
             at = len(buffer) - (2 if buffer.endswith(CRLF) else buffer.endswith(b"\r"))
-        message += view[start:at]
+        message.write(view[start:at])
     del buffer[: at + len(END_OF_DATA) - len(CRLF) if has_ended else at]
     return has_ended
 

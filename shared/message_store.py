@@ -81,6 +81,9 @@ MOST_TAKEN_BYTES: Final = 32 * 1024 * 1024
 PIECE_BYTES: Final = 1024 * 1024
 """Bodies past this are stored in pieces of this size: how long one write to the append-only file holds up others."""
 
+TINY_BYTES: Final = 16 * 1024
+"""Bytes of pieces that go along with a larger one: brackets are not worth a command, and an fsync, of their own."""
+
 PIECES_EXPIRE_SECONDS: Final = 3600
 """Seconds for which pieces wait for the step that accepts their message: far longer than any step takes."""
 
@@ -206,23 +209,25 @@ class MessageStore:
         return "".join(kind for kind, _ in cut(body, self.piece_bytes)) if len(body) > self.piece_bytes else ""
 
     def stage(self, message_id: str, body: bytes | JsonParts) -> None:
-        """Write the pieces of a large body, one command each. What fails midway leaves none behind.
+        """Write the pieces of a large body, a command for each but the tiny ones. What fails midway leaves none behind.
 
         They are sent one after the other without waiting for the answers: Redis reads, writes and acknowledges one
-        piece at a time all the same, and serves others between two of them.
+        command at a time all the same, and serves others between two of them. The first comes with its expiry in one
+        step, and the others are taken only where it is: none ever stays for good.
 
         No WAITAOF here: the append-only file holds them before the step that accepts the message, so the one that waits
         for that step's write has waited for theirs.
         """
-        key, pieces = self.body_key(message_id), (piece for _, piece in cut(body, self.piece_bytes))
+        key = self.body_key(message_id)
+        first, *others = self._commands(body)
         try:
-            with self._bodies.pipeline(transaction=True) as pipe:
-                pipe.rpush(key, next(pieces))
-                pipe.expire(key, PIECES_EXPIRE_SECONDS)
-                pipe.execute()
             with self._bodies.pipeline(transaction=False) as pipe:
-                for piece in pieces:
-                    pipe.rpush(key, piece)
+                pipe.execute_command("MULTI")  # type: ignore[no-untyped-call]
+                pipe.rpush(key, *first)
+                pipe.expire(key, PIECES_EXPIRE_SECONDS)
+                pipe.execute_command("EXEC")  # type: ignore[no-untyped-call]
+                for pieces in others:
+                    pipe.rpushx(key, *pieces)  # type: ignore[arg-type]
                 # Raised below: redis-py would write the command, which is the message, into the error's text.
                 for answer in pipe.execute(raise_on_error=False):
                     if isinstance(answer, Exception):
@@ -230,6 +235,18 @@ class MessageStore:
         except redis.RedisError as error:
             self.unstage([message_id], after=error)
             raise
+
+    def _commands(self, body: bytes | JsonParts) -> list[list[memoryview]]:
+        """The pieces of a body by the commands that write them."""
+        commands: list[list[memoryview]] = []
+        size = 0
+        for _, piece in cut(body, self.piece_bytes):
+            size += len(piece)
+            if not commands or size > self.piece_bytes + TINY_BYTES:
+                commands.append([])
+                size = len(piece)
+            commands[-1].append(piece)
+        return commands
 
     def unstage(self, message_ids: Collection[str], *, after: Exception | None = None) -> None:
         """Let go of pieces whose messages were not stored, as far as Redis answers; they expire anyway.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from benchmarks.load import Load
 from benchmarks.messages import LARGE_BYTES
 from benchmarks.peers.servers import Missing, NodePeer, Peer, Postfix, Relay
@@ -54,6 +56,8 @@ def measure(world: World) -> Report:
 def _one(world: World, api: NullApi, peer: Peer) -> tuple[float, float, float]:
     """Seconds of a large message (median), the others' p99 alone and beside it."""
     size = world.scale.count(LARGE_BYTES, least=100_000) if world.scale.factor < 0.1 else LARGE_BYTES
+    # What the one before has left unwritten is not this one's burden.
+    os.sync()
     with peer.run(world, api) as server:
         login = world.login if server.with_auth else {}
         others = {"port": server.port, "connections": OTHERS, "rate": OTHERS_RATE, **login}

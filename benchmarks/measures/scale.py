@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, cast
 
 from benchmarks.backlog import fill
 from benchmarks.load import Done, Load
@@ -20,6 +19,7 @@ from benchmarks.world import (
     median,
     merged,
     resident_mb,
+    rewrite_file,
     run_loads,
     split,
 )
@@ -59,7 +59,7 @@ def _waiting(world: World, report: Report) -> None:
                 # Filling is not what is measured: it need not wait for the disk at every step.
                 client.config_set("appendfsync", "everysec")
                 fill(MessageStore(client, QUEUE), waiting, size=WAITING_BYTES)
-                settle(client)
+                rewrite_file(client)
                 client.config_set("appendfsync", "always")
             for _ in range(windows if waiting == FEW else 2 * windows):
                 accepted[waiting].append(_accept_rate(world, api))
@@ -77,16 +77,6 @@ def _waiting(world: World, report: Report) -> None:
                 met=ratio >= 1 - WITHIN,
             )
         )
-
-
-def settle(client: Any) -> None:
-    """Wait until Redis does not rewrite its append-only file any more."""
-
-    def is_quiet() -> bool:
-        info = cast(dict[str, Any], client.info("persistence"))
-        return not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]
-
-    wait_until(is_quiet, timeout=300, what="Redis to rewrite its file", poll=0.2)
 
 
 def _accept_rate(world: World, api: NullApi) -> float:

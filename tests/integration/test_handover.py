@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from shared.message_store import MessageStore
 from shared.queued_message import QueuedMessage, StoredMessage, new_message_id
 from shared.redis_connection import Durability, connect, look_at_durability
 from shared.redis_stream import RedisStream
+from tests.support.pieces import after_the_first_piece
 
 PATIENCE = 0.5
 """Seconds that a command may take in these tests."""
@@ -297,25 +298,12 @@ async def test_pieces_that_went_before_the_step_are_451(server: RedisServer, mon
     await assert_recovers(handover, server)
 
 
-def after_the_first_piece(handover: HandOver, action: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do ``action`` each time when the first piece of a body is in Redis, and the others are to follow."""
-    client = handover._store.redis
-    open_pipeline = client.pipeline
-
-    def act_and_open(*, transaction: bool) -> Any:
-        if not transaction and client.keys("q:body:*"):
-            action()
-        return open_pipeline(transaction=transaction)
-
-    monkeypatch.setattr(client, "pipeline", act_and_open)
-
-
 async def test_a_redis_that_fills_up_midway_is_452_and_keeps_no_pieces(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handover = hand_over(server)
     client = server.client()
-    after_the_first_piece(handover, lambda: client.config_set("maxmemory", "1mb"), monkeypatch)
+    after_the_first_piece(monkeypatch, client, lambda: client.config_set("maxmemory", "1mb"))
     try:
         assert await reply_to(handover, message(body=LARGE)) == "452 4.3.1"
         assert client.keys("q:*") == []
@@ -329,7 +317,7 @@ async def test_a_redis_that_is_killed_midway_is_451_and_its_pieces_expire(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handover = hand_over(server)
-    after_the_first_piece(handover, server.kill, monkeypatch)
+    after_the_first_piece(monkeypatch, server.client(), server.kill)
     assert await reply_to(handover, message(body=LARGE)) == "451 4.3.0"
     monkeypatch.undo()
     server.start()

@@ -26,6 +26,7 @@ from shared.message_store import MOST_TAKEN_BYTES, PIECE_BYTES, PIECES_EXPIRE_SE
 from shared.queued_message import CodecError, State, StoredMessage
 from shared.redis_connection import connect
 from tests.support.mail import queued_message
+from tests.support.pieces import after_the_first_piece
 
 message = partial(queued_message, project_id="p")
 
@@ -433,6 +434,26 @@ def test_files_lie_in_pieces_of_their_bytes_and_are_read_as_base64(store: Messag
     assert int(store.redis.hget(f"q:message:{one.id}", "size")) == len(bytes(call))  # type: ignore[arg-type]
 
 
+def test_tiny_pieces_go_along_with_large_ones(store: MessageStore) -> None:
+    def calls() -> tuple[int, int]:
+        stats: Any = store.redis.info("commandstats")
+        return stats.get("cmdstat_rpush", {}).get("calls", 0), stats.get("cmdstat_rpushx", {}).get("calls", 0)
+
+    file = b"file" * (PIECE_BYTES // 2)
+    call = JsonParts([b'{"content":"', Base64(file), b'"},{"content":"', Base64(b"small"), b'"}]}'])
+    one = message(body=call)
+    assert store.kinds_of(call) == "jbbbjbj"
+    before = calls()
+    store.stage(one.id, one.body)
+    assert (before[0] + 1, before[1] + 1) == calls(), "one command a large piece"
+    store.accept([one], staged=[one.id])
+    assert load(store, one.id).message.call == bytes(call)
+    # What has gone, as when it has expired, does not come back without its beginning and without an end to its life.
+    store.redis.delete(f"q:body:{one.id}")
+    store.redis.rpushx(f"q:body:{one.id}", "piece")
+    assert bodies(store) == []
+
+
 def test_pieces_of_an_earlier_release_stand_for_themselves_and_those_of_a_later_one_are_left_alone(
     store: MessageStore,
 ) -> None:
@@ -485,16 +506,13 @@ def test_a_full_redis_keeps_no_half_of_a_large_message(store: MessageStore, monk
     one = message(body=LARGE)
     limit = store.redis.connection_pool.connection_kwargs
     client = redis.Redis(host=limit["host"], port=limit["port"])
-    open_pipeline = store.redis.pipeline
     there: list[list[str]] = []
 
-    def full_after_the_first_piece(*, transaction: bool) -> Any:
-        if not transaction:
-            there.append(bodies(store))
-            client.config_set("maxmemory", "1mb")
-        return open_pipeline(transaction=transaction)
+    def fill_up() -> None:
+        there.append(bodies(store))
+        client.config_set("maxmemory", "1mb")
 
-    monkeypatch.setattr(store.redis, "pipeline", full_after_the_first_piece)
+    after_the_first_piece(monkeypatch, client, fill_up)
     try:
         with pytest.raises(redis.OutOfMemoryError) as caught:
             store.accept([one])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from itertools import pairwise
 
 import pytest
@@ -120,7 +121,8 @@ async def test_bytes_count_at_the_moment_they_arrive_and_nothing_is_kept_after_a
         made.feed(b"x" * 100)
     assert asked == [100] * 6
     assert made._reader is not None
-    assert len(made._reader._message) == len(made._reader._pending) == 0
+    assert len(made._reader._message.getvalue()) == len(made._reader._pending) == 0
+    assert sys.getsizeof(made._reader._message) < 200, "nor is its memory"
     made.feed(b"\r\n.\r\nNOOP\r\n")
     with pytest.raises(NoRoom):
         await reading
