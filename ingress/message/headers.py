@@ -14,6 +14,7 @@ from ingress.message.patterns import compile_pattern
 from ingress.message.transfer_encodings import decode_base64
 
 _NAME: Final = re.compile(r"(?!--)[!-9;-~]+")
+"""A name in a usual block; what begins with two dashes may be a delimiter, and is looked at as one."""
 _FIELD: Final = compile_pattern(r"^([!-9;-~]++)[ \t]*+:[ \t]*+(.*+(?:\n[ \t].*+)*+)", re.MULTILINE)
 _CHARSET: Final = re.compile(r"charset\s*+=\s*+[\"']?([\w.:+-]{2,40})", re.IGNORECASE)
 _ENCODED_WORD: Final = compile_pattern(

@@ -39,6 +39,7 @@ _LOOKS_LIKE_HTML: Final = re.compile(rb"\s*<(?:!doctype html|html|head|body)\b",
 
 
 NO_PARAMETERS: Final[Mapping[str, str]] = {}
+"""Those of a header that is not there."""
 
 
 class Part:
