@@ -14,7 +14,7 @@ from shared.waiters import Waiters
 QUERY_TIMEOUT: Final = 5.0
 """Seconds that one look-up may take, waiting for a connection included."""
 
-GATHER: Final = 0.01
+GATHER: Final = 0.006
 """Seconds between the begins of two queries for projects by secret: what is asked meanwhile shares the next one."""
 
 _PROJECTS_BY_KEY: Final = """
