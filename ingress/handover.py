@@ -155,7 +155,9 @@ class HandOver:
                 raise queue_refusal(error) from error
         done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting.append(Waiting(message=message, done=done, is_staged=staging is not None))
-        self._begin_groups()
+        if len(self._waiting) == 1:
+            # Those whose preflight was answered with this one's are about to come: they make one group.
+            asyncio.get_running_loop().call_soon(self._begin_groups)
         return await done
 
     def _keep(self, staging: Staging) -> None:
@@ -181,6 +183,7 @@ class HandOver:
 
     async def close(self) -> None:
         """Wait for the groups under way and what waits behind them."""
+        self._begin_groups()
         while self._staging or self._under_way:
             await asyncio.wait(self._staging | self._under_way)
         await self._stream.close()

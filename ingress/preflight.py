@@ -28,6 +28,9 @@ ATTEMPT_SECONDS: Final = 5.0
 BLIP_WAIT: Final = tenacity.wait_exponential_jitter(multiplier=0.1, max=1.0, jitter=0.1)
 """Seconds between tries where the API does not name a time by Retry-After."""
 
+GATHER_TURNS: Final = 2
+"""Turns of the event loop without company after which a question is asked: some 10 µs for who is alone."""
+
 MAX_KEPT_ANSWERS: Final = 10_000
 """Good answers kept under PREFLIGHT_TTL, at most."""
 
@@ -122,7 +125,7 @@ class Preflight:
         asked = self._asked.get(key)
         if asked is None:
             asked = self._asked[key] = Waiters()
-            task = asyncio.create_task(self._ask_for(key))
+            task = asyncio.create_task(self._ask_for(key, asked))
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
         answer = await asked.join()
@@ -133,8 +136,14 @@ class Preflight:
         cause = answer.cause if isinstance(answer, NoAnswer) else f"{answer.status} {answer.code}"
         raise SmtpError(reply, cause=f"preflight: {cause}")
 
-    async def _ask_for(self, key: tuple[str, str]) -> None:
+    async def _ask_for(self, key: tuple[str, str], asked: Waiters[Answer | NoAnswer]) -> None:
         """Ask, and tell all who wait for the answer by then."""
+        company = 0
+        while company < len(asked):
+            # A crowd's messages arrive together. As long as the loop's turns bring more of them, the question waits.
+            company = len(asked)
+            for _ in range(GATHER_TURNS):
+                await asyncio.sleep(0)
         try:
             answer = await self._ask(*key)
         except Exception as error:

@@ -20,6 +20,9 @@ class Waiters(Generic[Answer]):
     def __init__(self) -> None:
         self._futures: list[asyncio.Future[Answer]] = []
 
+    def __len__(self) -> int:
+        return len(self._futures)
+
     def join(self) -> asyncio.Future[Answer]:
         """To be awaited at once, by one waiter alone."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

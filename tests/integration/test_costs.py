@@ -18,6 +18,7 @@ from sandbox.redis_server import RedisServer
 from shared.message_store import MessageStore
 from shared.projects import Project, ProjectDirectory
 from shared.queued_message import QueuedMessage, new_message_id
+from shared.redis_stream import RedisStream
 
 MESSAGES = 100
 
@@ -55,6 +56,19 @@ def test_a_group_costs_one_round_trip_and_few_commands_a_message(empty_redis: Re
     assert used.get("eval", 0) + used.get("evalsha", 0) == 1
     # HSET, ZADD twice, GET and SET of the digest; what is done once for the group is little beside it.
     assert sum(used.values()) <= 5 * MESSAGES + 10, used
+
+
+async def test_messages_that_come_in_one_turn_of_the_loop_are_one_group(empty_redis: RedisServer) -> None:
+    store = MessageStore(empty_redis.client(), "q")
+    handover = HandOver(
+        store, RedisStream(empty_redis.url), batch_size=MESSAGES, queue_max_messages=0, deduplicate_seconds=60
+    )
+    await handover.put(message(-1))
+    before = commands(empty_redis)
+    ids = await asyncio.gather(*(handover.put(message(number)) for number in range(MESSAGES)))
+    assert len(set(ids)) == MESSAGES
+    assert spent(before, commands(empty_redis))["eval"] == 1
+    await handover.close()
 
 
 def test_sending_costs_few_commands_a_message(empty_redis: RedisServer) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import orjson
 import pytest
 
-from ingress.preflight import TABLE, Preflight, decide, question, wait_before_next, worth_asking_again
+from ingress.preflight import GATHER_TURNS, TABLE, Preflight, decide, question, wait_before_next, worth_asking_again
 from ingress.replies import SmtpError
 from shared.plunk_api import Answer, NoAnswer, PlunkApi, read_answer
 
@@ -129,6 +130,27 @@ async def test_questions_that_wait_together_share_one_request(executor: ThreadPo
     api.go.set()
     await asyncio.gather(*waiting)
     assert sorted(api.asked) == [("sk_a", "a@x.example"), ("sk_a", "b@x.example")]
+
+
+async def test_a_question_waits_while_the_loops_turns_bring_company(
+    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = preflight(ScriptedApi([OK]), executor)
+    checks: list[asyncio.Task[None]] = []
+    come_when_asked: list[int] = []
+    submit = executor.submit
+
+    def asked(*args: Any) -> Any:
+        come_when_asked.append(len(checks))
+        return submit(*args)
+
+    monkeypatch.setattr(executor, "submit", asked)
+    for _ in range(5):
+        checks.append(asyncio.create_task(asking.check(secret="sk_a", sender="a@x.example")))
+        for _ in range(GATHER_TURNS):
+            await asyncio.sleep(0)
+    await asyncio.gather(*checks)
+    assert come_when_asked == [5]
 
 
 async def test_without_a_ttl_the_next_message_asks_again(executor: ThreadPoolExecutor) -> None:
