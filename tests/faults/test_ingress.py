@@ -25,8 +25,8 @@ BEFORE_HANDOVER: Final = Instant(
 )
 BEFORE_250: Final = Instant(
     name="between Redis's acknowledgement and the 250",
-    module="shared.message_store",
-    function="MessageStore.accept",
+    module="shared.redis_stream",
+    function="RedisStream.exchange",
     when="after",
 )
 

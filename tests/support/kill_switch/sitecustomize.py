@@ -7,6 +7,7 @@ die. A process takes a token before it dies, so that exactly as many die as ther
 
 import importlib.abc
 import importlib.machinery
+import inspect
 import itertools
 import json
 import os
@@ -53,7 +54,16 @@ def lay(module, switch):
             die(switch["tokens"])
         return result
 
-    setattr(owner, name, switched)
+    async def switched_coroutine(*args, **options):
+        is_it = next(calls) >= switch["call"]
+        if is_it and switch["when"] == "before":
+            die(switch["tokens"])
+        result = await real(*args, **options)
+        if is_it and switch["when"] == "after":
+            die(switch["tokens"])
+        return result
+
+    setattr(owner, name, switched_coroutine if inspect.iscoroutinefunction(real) else switched)
 
 
 def die(tokens):
