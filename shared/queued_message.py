@@ -160,9 +160,8 @@ def encode(message: QueuedMessage, *, kinds: str = "") -> dict[Any, Any]:
 
     Its body lies beside it in pieces of these ``kinds``, a letter of ``json_parts.Kind`` each, unless that is "".
     """
-    body: dict[str, Any] = {"body": bytes(message.body)}
-    if kinds:
-        body = {"pieces": len(kinds), "kinds": kinds, "size": len(message.body)}
+    pieces = {"pieces": len(kinds), "kinds": kinds, "size": len(message.body)}
+    body: dict[str, Any] = pieces if kinds else {"body": bytes(message.body)}
     return {
         "envelope": message.envelope(),
         **body,
