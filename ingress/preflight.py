@@ -31,6 +31,9 @@ BLIP_WAIT: Final = tenacity.wait_exponential_jitter(multiplier=0.1, max=1.0, jit
 GATHER_TURNS: Final = 2
 """Turns of the event loop without company after which a question is asked: some 10 µs for who is alone."""
 
+GATHER_SECONDS: Final = 0.005
+"""Longest that a question waits for company, however much comes: one session in a large crowd must not wait for all."""
+
 MAX_KEPT_ANSWERS: Final = 10_000
 """Good answers kept under PREFLIGHT_TTL, at most."""
 
@@ -125,7 +128,7 @@ class Preflight:
         asked = self._asked.get(key)
         if asked is None:
             asked = self._asked[key] = Waiters()
-            task = asyncio.create_task(self._ask_for(key, asked))
+            task = asyncio.create_task(self._ask_for(key))
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
         answer = await asked.join()
@@ -136,20 +139,25 @@ class Preflight:
         cause = answer.cause if isinstance(answer, NoAnswer) else f"{answer.status} {answer.code}"
         raise SmtpError(reply, cause=f"preflight: {cause}")
 
-    async def _ask_for(self, key: tuple[str, str], asked: Waiters[Answer | NoAnswer]) -> None:
+    async def _ask_for(self, key: tuple[str, str]) -> None:
         """Ask, and tell all who wait for the answer by then."""
-        company = 0
-        while company < len(asked):
-            # A crowd's messages arrive together. As long as the loop's turns bring more of them, the question waits.
-            company = len(asked)
-            for _ in range(GATHER_TURNS):
-                await asyncio.sleep(0)
+        await self._gather(self._asked[key])
         try:
             answer = await self._ask(*key)
         except Exception as error:
             self._asked.pop(key).fail(error)
         else:
             self._asked.pop(key).answer(answer)
+
+    @staticmethod
+    async def _gather(asked: Waiters[Answer | NoAnswer]) -> None:
+        """Wait as long as the loop's turns bring company: a crowd's messages arrive together."""
+        until = time.monotonic() + GATHER_SECONDS
+        company = 0
+        while company < len(asked) and time.monotonic() < until:
+            company = len(asked)
+            for _ in range(GATHER_TURNS):
+                await asyncio.sleep(0)
 
     def _keep(self, key: tuple[str, str]) -> None:
         if self._ttl:

@@ -132,10 +132,14 @@ async def test_questions_that_wait_together_share_one_request(executor: ThreadPo
     assert sorted(api.asked) == [("sk_a", "a@x.example"), ("sk_a", "b@x.example")]
 
 
+@pytest.mark.parametrize(("longest", "company"), [(60.0, [5]), (0.0, [1])], ids=["it comes", "time is up"])
 async def test_a_question_waits_while_the_loops_turns_bring_company(
-    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, longest: float, company: list[int]
 ) -> None:
-    asking = preflight(ScriptedApi([OK]), executor)
+    monkeypatch.setattr("ingress.preflight.GATHER_SECONDS", longest)
+    api = ScriptedApi([OK])
+    api.go.clear()
+    asking = preflight(api, executor)
     checks: list[asyncio.Task[None]] = []
     come_when_asked: list[int] = []
     submit = executor.submit
@@ -149,8 +153,9 @@ async def test_a_question_waits_while_the_loops_turns_bring_company(
         checks.append(asyncio.create_task(asking.check(secret="sk_a", sender="a@x.example")))
         for _ in range(GATHER_TURNS):
             await asyncio.sleep(0)
+    api.go.set()
     await asyncio.gather(*checks)
-    assert come_when_asked == [5]
+    assert come_when_asked == company
 
 
 async def test_without_a_ttl_the_next_message_asks_again(executor: ThreadPoolExecutor) -> None:
