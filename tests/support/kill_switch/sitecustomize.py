@@ -5,6 +5,7 @@ call), ``call`` (the how manieth of this process) and ``tokens``, a folder with 
 die. A process takes a token before it dies, so that exactly as many die as there were tokens.
 """
 
+import contextlib
 import importlib.abc
 import importlib.machinery
 import inspect
@@ -45,23 +46,22 @@ def lay(module, switch):
     real = getattr(owner, name)
     calls = itertools.count(1)
 
-    def switched(*args, **options):
+    @contextlib.contextmanager
+    def watched():
         is_it = next(calls) >= switch["call"]
         if is_it and switch["when"] == "before":
             die(switch["tokens"])
-        result = real(*args, **options)
+        yield
         if is_it and switch["when"] == "after":
             die(switch["tokens"])
-        return result
+
+    def switched(*args, **options):
+        with watched():
+            return real(*args, **options)
 
     async def switched_coroutine(*args, **options):
-        is_it = next(calls) >= switch["call"]
-        if is_it and switch["when"] == "before":
-            die(switch["tokens"])
-        result = await real(*args, **options)
-        if is_it and switch["when"] == "after":
-            die(switch["tokens"])
-        return result
+        with watched():
+            return await real(*args, **options)
 
     setattr(owner, name, switched_coroutine if inspect.iscoroutinefunction(real) else switched)
 
