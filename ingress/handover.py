@@ -44,7 +44,8 @@ PACKED_AT_ONCE: Final = 64 * 1024
 """Bytes of bodies up to which a step is written out on the event loop; a larger one in a thread."""
 
 ASKED_AT_ONCE: Final = 4
-"""Threads for what is asked of Redis now and then: its durability, the room in it, the first id of a repeat."""
+"""Threads for large steps to be written out, and for what is asked of Redis now and then: its durability, the room in
+it, the first id of a repeat."""
 
 ROOM_SECONDS: Final = 1.0
 """Seconds for which one look at the queue's depth and Redis's memory serves."""

@@ -87,6 +87,7 @@ class Part:
         self.content_type = content_type
         """Lower case, ``text/plain`` where missing or unreadable."""
         self.is_multipart = content_type.startswith("multipart/")
+        """As its headers say, also where no delimiter comes and it is read as a text."""
         self.inside = (content_type, *self.within) if self.is_multipart else ()
         """``within`` of its children."""
         disposition = header("content-disposition")
