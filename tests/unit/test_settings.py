@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
-from shared.settings import Settings, SettingsError, allowed_values, load_settings, settings_table
+from shared.settings import VARIABLES, Settings, SettingsError, load_settings, settings_table
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -46,6 +48,19 @@ MISTAKES = [
     ({"REDIS_URL": "localhost"}, "REDIS_URL: must be a URL that starts with redis://"),
     ({"PORT_SECURE": "0"}, "PORT_SECURE: must be greater than or equal to 1 (default 465)"),
     ({"PORT_SECURE": "x"}, "PORT_SECURE: must be a valid integer"),
+    ({"PORT_SECURE": "1e3"}, "PORT_SECURE: must be a valid integer"),
+    ({"PORT_SECURE": "\u0661"}, "PORT_SECURE: must be a valid integer"),
+    ({"PORT_SECURE": "9" * 5000}, "PORT_SECURE: must be a valid integer"),
+    ({"IDLE_TIMEOUT": "5 min"}, "IDLE_TIMEOUT: must be a valid number (default 300)"),
+    ({"MESSAGE_LIFETIME": "nan"}, "MESSAGE_LIFETIME: must be a valid number"),
+    ({"MESSAGE_LIFETIME": "inf"}, "MESSAGE_LIFETIME: must be a valid number"),
+    ({"PORTS_EXTRA": "25,x"}, "PORTS_EXTRA: must be ports from 1 to 65535, separated by commas"),
+    ({"PORTS_EXTRA": "25,0"}, "PORTS_EXTRA: must be ports from 1 to 65535, separated by commas"),
+    ({"PROXY_TRUSTED": "10.0.0.1/8"}, "PROXY_TRUSTED: must be networks such as 10.0.0.0/8 or fd00::/8"),
+    ({"PROXY_PROTOCOL": "true"}, "PROXY_TRUSTED: must name the proxies' networks when PROXY_PROTOCOL is true"),
+    ({"DATABASE_URL": "postgresql://[x"}, "DATABASE_URL: must be a URL that starts with postgresql://"),
+    ({"DEAD_LETTER_WEBHOOK": "x.example"}, "DEAD_LETTER_WEBHOOK: must be a URL that starts with http:// or https://"),
+    ({"DEAD_LETTER_WEBHOOK": "https://x/"}, "DEAD_LETTER_WEBHOOK_SECRET: must be 16 characters or more"),
     ({"PORT_SUBMISSION": "70000"}, "PORT_SUBMISSION: must be less than or equal to 65535"),
     ({"PORT_SECURE": "587"}, "PORT_SUBMISSION: must differ from PORT_SECURE (both are 587)"),
     ({"HEALTH_PORT": "587"}, "HEALTH_PORT: must differ from PORT_SUBMISSION (both are 587)"),
@@ -55,7 +70,7 @@ MISTAKES = [
     ({"DEFER_TRANSIENT": "perhaps"}, "DEFER_TRANSIENT: must be a valid boolean"),
     ({"ON_AMBIGUOUS": "guess"}, "ON_AMBIGUOUS: must be 'retry' or 'hold'"),
     ({"LOG_FORMAT": "xml"}, "LOG_FORMAT: must be 'auto', 'pretty' or 'json'"),
-    ({"QUEUE_NAME": "a b"}, "QUEUE_NAME: "),
+    ({"QUEUE_NAME": "a b"}, "QUEUE_NAME: must be of letters, digits, '.', '_' and '-' (default plunk-smtp)"),
     ({"DATABASE_URL_FILE": "/nowhere"}, "DATABASE_URL_FILE: must name a readable file"),
 ]
 
@@ -70,11 +85,10 @@ def test_a_mistake_is_one_line_that_names_the_variable(environ: dict[str, str], 
 
 
 BOUNDS = [
-    (name.upper(), key, getattr(rule, key))
-    for name, field in Settings.model_fields.items()
-    for rule in field.metadata
+    (name.upper(), key, bound)
+    for name, variable in VARIABLES.items()
     for key in ("ge", "gt", "le")
-    if hasattr(rule, key)
+    if (bound := getattr(variable, key)) is not None
 ]
 
 
@@ -92,12 +106,12 @@ def test_each_bound_is_kept(name: str, key: str, bound: int) -> None:
         assert getattr(load_settings({name: str(inside)}), name.lower()) == inside
 
 
-CHOICES = [name for name in Settings.model_fields if "," in allowed_values(name)]
+CHOICES = [name for name, variable in VARIABLES.items() if variable.choices]
 
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_each_choice_is_taken_and_nothing_else(name: str) -> None:
-    for choice in allowed_values(name).split(", "):
+    for choice in VARIABLES[name].choices:
         found = load_settings({"PROXY_TRUSTED": "10.0.0.0/8", name.upper(): choice})
         assert str(getattr(found, name)).lower() == choice
     with pytest.raises(SettingsError) as caught:
@@ -106,8 +120,34 @@ def test_each_choice_is_taken_and_nothing_else(name: str) -> None:
     assert mistake.startswith(f"{name.upper()}: must be ")
 
 
+WORDS = {True: ["true", "True", "yes", "Y", "on", "1", " t "], False: ["false", "FALSE", "no", "n", "off", "0", "F"]}
+
+
+@pytest.mark.parametrize(("meant", "word"), [(meant, word) for meant, words in WORDS.items() for word in words])
+def test_true_and_false_may_be_spelled_as_people_do(meant: bool, word: str) -> None:
+    assert load_settings({"DEFER_TRANSIENT": word}).defer_transient is meant
+
+
+def test_lists_are_read_with_or_without_spaces() -> None:
+    found = load_settings({"PORTS_EXTRA": "2525, 2465,", "PROXY_TRUSTED": "10.0.0.0/8 ,fd00::/8"})
+    assert found.ports_extra == (2525, 2465)
+    assert found.proxy_trusted == (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+
+
+def test_the_apis_address_loses_its_last_slash_and_the_webhooks_keeps_it() -> None:
+    webhook = {"DEAD_LETTER_WEBHOOK": "https://x.example/hook/", "DEAD_LETTER_WEBHOOK_SECRET": "s" * 16}
+    found = load_settings({"API_URI": "https://api.example/", **webhook})
+    assert (found.api_uri, found.dead_letter_webhook) == ("https://api.example", "https://x.example/hook/")
+
+
+def test_defaults_are_what_reading_them_would_give() -> None:
+    for name, variable in VARIABLES.items():
+        if variable.shown_default:
+            assert variable.read(variable.shown_default) == variable.default, name
+
+
 def test_every_number_has_its_bounds() -> None:
-    numbers = {name.upper() for name, field in Settings.model_fields.items() if field.annotation in (int, float)}
+    numbers = {name.upper() for name, kind in get_type_hints(Settings).items() if kind in (int, float)}
     assert numbers == {name for name, _, _ in BOUNDS}
 
 
@@ -125,7 +165,7 @@ RANGES = {
 
 @pytest.mark.parametrize(("name", "shown"), RANGES.items())
 def test_the_table_tells_what_a_setting_may_be(name: str, shown: str) -> None:
-    assert allowed_values(name) == shown
+    assert VARIABLES[name].allowed == shown
 
 
 def test_every_mistake_is_told_at_once() -> None:
@@ -151,4 +191,4 @@ def test_the_table_in_the_docs_is_the_codes_own() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    assert all(field.description for field in Settings.model_fields.values())
+    assert all(variable.description for variable in VARIABLES.values())
