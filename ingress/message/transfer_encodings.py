@@ -21,7 +21,6 @@ _TRAILING_SPACE: Final = re.compile(rb"(?<![ \t])[ \t]++(?=\r*+\n|\Z)")
 _HAS_TRAILING_SPACE: Final = re.compile(rb"\n(?:(?<=[ \t]\n)|(?<=[ \t]\r\n))")
 _UNUSUAL_END: Final = re.compile(rb"\n(?<![\S\n]\r\n)")
 """A line that does not end in a character and CRLF; as those above it begins with what a search is quick for."""
-_BARE_CR: Final = re.compile(rb"\r(?!\n)")
 _LINE_BREAK: Final = re.compile(rb"(?<!\r)\r++\n|\r")
 _UU_BEGIN: Final = re.compile(rb"^begin(?:-base64)? [0-7]{3,4} ?([^\r\n]*)\r?\n", re.MULTILINE)
 
@@ -76,9 +75,9 @@ def shorten_line_breaks(text: bytes) -> bytes:
 
 
 def _shorten(lines: bytes) -> bytes:
-    if _BARE_CR.search(lines):
-        lines = _LINE_BREAK.sub(b"\n", lines)
-    return lines.translate(None, b"\r")
+    shortened = lines.replace(b"\r\n", b"\n")
+    # A CR that is left stood alone, or before another one.
+    return _LINE_BREAK.sub(b"\n", lines) if b"\r" in shortened else shortened
 
 
 def decode_uuencoded(body: bytes) -> bytes:
