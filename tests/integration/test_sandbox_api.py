@@ -115,6 +115,18 @@ def test_a_killed_api_remembers_mails_and_keys(api: Stack) -> None:
     assert api.api.sent() == [], "what was reset stays forgotten"
 
 
+@pytest.mark.parametrize("kind", ["hang", "latency"])
+def test_a_call_under_way_at_a_reset_leaves_nothing_behind(api: Stack, kind: str) -> None:
+    api.api.fail(kind, seconds=2, times=1)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(call, api, key="k")
+        wait_until(lambda: api.api.counts()["requests"] == 1, timeout=10, what="the first request")
+        api.api.reset()
+        assert first.result().status_code == 200
+    assert (api.api.sent(), api.api.counts()["statuses"], api.api.records.exists()) == ([], {}, False)
+    assert call(api, key="k").status_code == 200, "not even its key"
+
+
 def test_older_installations_ignore_the_key(api: Stack) -> None:
     api.api.options(ignore_keys=True)
     assert [call(api, key="k").status_code for _ in range(2)] == [200, 200]
