@@ -121,7 +121,8 @@ class Role:
     def start(self, *, ready_text: str) -> None:
         before = self.process.log.stat().st_size if self.process.log.exists() else 0
         self.process.start()
-        self.process.wait_ready(lambda: ready_text in self.output()[before:])
+        # In bytes, as the log's size is: of a log with "→" in each line it would else skip what the new process says.
+        self.process.wait_ready(lambda: ready_text.encode() in self.process.log.read_bytes()[before:])
 
     def output(self) -> str:
         return self.process.log.read_text("utf-8", "replace") if self.process.log.exists() else ""

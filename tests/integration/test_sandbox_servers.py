@@ -13,7 +13,7 @@ from sandbox import postgres_server
 from sandbox.postgres_server import PostgresServer
 from sandbox.processes import LISTENING_PORTS, ServerFailed, free_port
 from sandbox.redis_server import RedisServer
-from sandbox.stack import ROOT
+from sandbox.stack import ROOT, Role
 
 
 def test_redis_keeps_what_it_acknowledged_over_a_kill(tmp_path: Path) -> None:
@@ -41,6 +41,22 @@ def test_root_may_keep_the_venv_where_nobody_can_look(tmp_path: Path, monkeypatc
     monkeypatch.setattr(postgres_server, "readable_by_others", lambda path: False)
     with PostgresServer(tmp_path / "postgres") as server:
         assert server.execute("SELECT count(*) FROM projects").strip() == "0"
+
+
+def test_a_role_that_starts_again_is_heard_behind_whatever_its_log_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    role = Role("http.server", tmp_path, {}, "--bind", "127.0.0.1", str(free_port()))
+    role.process.log.write_text("Email relayed: a@example.com → b@x.example\n" * 200, "utf-8")
+    try:
+        role.start(ready_text="Serving HTTP on")
+        before = role.output()
+        role.process.kill()
+        role.start(ready_text="Serving HTTP on")
+        assert role.output().removeprefix(before).startswith("Serving HTTP on"), "not what the one before said"
+    finally:
+        role.process.kill()
 
 
 def test_a_free_port_is_none_that_an_outgoing_connection_may_take() -> None:
