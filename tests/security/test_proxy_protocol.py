@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingress.proxy_protocol import SIGNATURE, V1_LONGEST, V2_LONGEST, ProxyHeaderError, missing, parse
@@ -99,6 +99,7 @@ def test_what_is_no_header_is_refused_within_bounds(data: bytes) -> None:
         read(data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", SIGNATURE, SIGNATURE + b"\x21\x11"]))
 def test_no_bytes_break_the_reader(tail: bytes, begin: bytes) -> None:
     data = begin + tail + b"\0" * (V2_LONGEST + 600)

@@ -6,7 +6,7 @@ import base64
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingress.message import parse
@@ -19,6 +19,7 @@ def whole(parts: list[bytes | Base64]) -> bytes:
     return b"".join(base64.b64encode(part.data) if isinstance(part, Base64) else part for part in parts)
 
 
+@settings(deadline=None)
 @given(PARTS, st.integers(3, 50))
 def test_pieces_make_the_call_again(parts: list[bytes | Base64], limit: int) -> None:
     call = JsonParts(parts)
@@ -29,6 +30,7 @@ def test_pieces_make_the_call_again(parts: list[bytes | Base64], limit: int) -> 
     assert all(0 < len(piece) <= limit for _, piece in pieces)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100), st.integers(3, 50))
 def test_a_call_of_one_piece_is_cut_as_it_is(call: bytes, limit: int) -> None:
     pieces = [(kind, bytes(piece)) for kind, piece in cut(call, limit)]

@@ -7,11 +7,11 @@ import sys
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingress.data import CRLF, END_OF_DATA, WINDOW, DataReader, DataTooLarge, NoRoom
-from ingress.stream import BareNewline, ByteStream, ClientGone, LineTooLong
+from ingress.stream import READ_AHEAD, BareNewline, ByteStream, ClientGone, LineTooLong
 
 
 def stream(*chunks: bytes) -> ByteStream:
@@ -39,6 +39,7 @@ async def test_data_cut_at_every_byte(cut: int) -> None:
     assert await read([DATA[:cut], DATA[cut:]]) == b".one\r\ntwo\n.\nthree\r.\r\r\n..four\r\n\r\n"
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, len(DATA)), max_size=8))
 def test_data_cut_anyhow(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(DATA)]
@@ -46,6 +47,7 @@ def test_data_cut_anyhow(cuts: list[int]) -> None:
     assert asyncio.run(read(chunks)) == b".one\r\ntwo\n.\nthree\r.\r\r\n..four\r\n\r\n"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_what_is_stuffed_comes_back(content: bytes) -> None:
     message = content.replace(b"\r\n.", b"\r\n..") + b"\r\n"
@@ -84,6 +86,36 @@ async def test_size_counts_as_it_arrives_and_the_rest_is_thrown_away() -> None:
     assert caught.value.ended
     assert sum(held) <= 1000
     assert await made.read_line(100) == b"NOOP"
+
+
+@pytest.mark.parametrize("cut", [1, 7, 1000])
+async def test_a_message_may_have_its_limit_and_not_a_byte_more(cut: int) -> None:
+    # Two bytes of the limit are the last line's end.
+    for size, fits in ((98, True), (99, False), (100, False)):
+        wire = b"x" * size + b"\r\n.\r\n"
+        chunks = [wire[start : start + cut] for start in range(0, len(wire), cut)]
+        if fits:
+            assert len(await read(chunks, limit=100)) == 100
+        else:
+            with pytest.raises(DataTooLarge):
+                await read(chunks, limit=100)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 7, 1000])
+async def test_the_budget_is_asked_for_the_bytes_of_the_message_and_for_each_once(cut: int) -> None:
+    wire = b"..\r\n" * 20 + b"x\r\n.\r\nNOOP\r\n"
+    asked: list[int] = []
+
+    def reserve(count: int) -> bool:
+        asked.append(count)
+        return True
+
+    reader = DataReader(1000, reserve=reserve)
+    for start in range(0, len(wire), cut):
+        if reader.feed(wire[start : start + cut]):
+            break
+    assert sum(asked) == len(reader.result()) == 63
+    assert all(asked)
 
 
 async def test_an_endless_message_is_not_read_for_ever() -> None:
@@ -129,6 +161,7 @@ async def test_bytes_count_at_the_moment_they_arrive_and_nothing_is_kept_after_a
     assert await made.read_line(100) == b"NOOP"
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([b"\r\n.", b"\r\n", b".", b"\r", b"\n", b"a", b"..", b"x" * 40]), max_size=60), st.data()
 )
@@ -167,6 +200,30 @@ async def test_bare_newlines_in_commands_are_refused(line: bytes) -> None:
         await made.read_line(100)
     assert caught.value.ambiguous == (b"\r\n" not in line)
     assert await made.read_line(100) == b"NEXT"
+
+
+async def test_a_line_may_have_its_limit_and_not_a_byte_more() -> None:
+    made = stream(b"x" * 98 + b"\r\n" + b"y" * 99 + b"\r\nNEXT\r\n")
+    assert await made.read_line(100) == b"x" * 98
+    with pytest.raises(LineTooLong):
+        await made.read_line(100)
+    assert await made.read_line(100) == b"NEXT"
+
+
+@pytest.mark.parametrize("reads", ["line", "data"])
+async def test_a_client_that_talks_on_is_held_back_until_it_is_heard_again(reads: str) -> None:
+    said: list[str] = []
+    made = ByteStream(pause=lambda: said.append("pause"), resume=lambda: said.append("resume"))
+    made.feed(b"x" * (READ_AHEAD - 2) + b"\r\n")
+    assert said == []
+    for _ in range(3):
+        made.feed(b".\r\n")
+    assert said == ["pause"]
+    if reads == "line":
+        assert len(await made.read_line(READ_AHEAD)) == READ_AHEAD - 2
+    else:
+        assert len(await made.read_data(READ_AHEAD, reserve=lambda _: True)) == READ_AHEAD
+    assert said == ["pause", "resume"]
 
 
 async def test_a_long_line_is_thrown_away_as_it_comes() -> None:
