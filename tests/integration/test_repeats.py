@@ -11,12 +11,19 @@ from sandbox.stack import Stack
 from tests.support.wire import Wire, simple
 
 
-def send(stack: Stack, *, message_id: str = "<same@client>", subject: str = "same", to: str = "b@x.example") -> str:
+def send(
+    stack: Stack,
+    *,
+    message_id: str = "<same@client>",
+    subject: str = "same",
+    to: str = "b@x.example",
+    body: str = "Text",
+) -> str:
     """The reply to one message over a connection of its own."""
     extra = f"Message-ID: {message_id}\r\n" if message_id else ""
     with Wire(stack.port_submission) as wire:
         assert wire.login().startswith("235")
-        return wire.message(simple(subject=subject, extra=extra), recipients=(to,))
+        return wire.message(simple(subject=subject, extra=extra, body=body), recipients=(to,))
 
 
 @pytest.fixture
@@ -43,6 +50,16 @@ def test_a_repeat_gets_the_first_id_when_the_mail_has_long_gone(stack: Stack) ->
 )
 def test_what_differs_is_no_repeat(stack: Stack, other: dict[str, str]) -> None:
     assert send(stack) != send(stack, **other)
+    wait_until(lambda: len(stack.api.sent()) == 2, timeout=30, what="both mails")
+
+
+@pytest.mark.parametrize("size", [1, 10_000, 200_000])
+def test_what_differs_in_its_last_byte_is_no_repeat(stack: Stack, size: int) -> None:
+    """Whether it is parsed on the event loop or in a thread."""
+    line = "0123456789" * 7 + "\r\n"
+    body = line * (size // len(line))
+    first, again, other = (send(stack, body=body + end) for end in ("a", "a", "b"))
+    assert first == again != other
     wait_until(lambda: len(stack.api.sent()) == 2, timeout=30, what="both mails")
 
 
