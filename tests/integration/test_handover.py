@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from ingress import handover as handover_module
-from ingress.handover import HandOver
+from ingress.handover import HandOver, Waiting
 from ingress.replies import SmtpError
 from sandbox.processes import free_port, wait_until
 from sandbox.redis_server import RedisServer, find_newer_binary
@@ -23,6 +23,7 @@ from shared.queued_message import QueuedMessage, StoredMessage, new_message_id
 from shared.redis_connection import Durability, connect, look_at_durability
 from shared.redis_stream import RedisStream
 from tests.support.pieces import after_the_first_piece
+from tests.support.sessions import until
 
 PATIENCE = 0.5
 """Seconds that a command may take in these tests."""
@@ -177,6 +178,67 @@ async def test_a_hanging_redis_is_451_and_the_clients_repeat_is_one_message(serv
     await assert_recovers(handover, server)
 
 
+async def test_what_waits_behind_a_hanging_redis_is_refused_with_it_and_not_stored_later(server: RedisServer) -> None:
+    handover = hand_over(server, batch_size=2)
+    first = await reply_to(handover, message())
+    await until(lambda: not handover._under_way)
+    server.process.pause()
+    try:
+        began = time.monotonic()
+        asked = asyncio.create_task(reply_to(handover, message()))
+        await until(lambda: handover._under_way)
+        # Without a digest: what a client repeats of these would go out twice.
+        behind = [asyncio.create_task(reply_to(handover, message())) for _ in range(40)]
+        assert set(await asyncio.gather(asked, *behind)) == {"451 4.3.0"}
+        # Not one patience after the other for each group of those who wait behind.
+        assert time.monotonic() - began < 8 * PATIENCE
+    finally:
+        server.process.resume()
+    last = await reply_to(handover, message())
+    assert {first, last} <= stored(server)
+    assert len(stored(server)) <= 3, "of the refused ones at most the one that Redis had been asked to store"
+    await assert_recovers(handover, server)
+
+
+@pytest.mark.parametrize("reply", ["250", "451 4.3.0"])
+async def test_one_that_goes_away_takes_nothing_from_its_group(server: RedisServer, reply: str) -> None:
+    handover = hand_over(server)
+    sent = [message() for _ in range(5)]
+    waiting = [asyncio.create_task(reply_to(handover, one)) for one in sent]
+    await asyncio.sleep(0)
+    assert len(handover._waiting) == len(sent), "they are about to make one group"
+    waiting[2].cancel()
+    if reply != "250":
+        server.client().execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
+    try:
+        replies = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 30)
+    finally:
+        server.client().execute_command("REPLICAOF", "NO", "ONE")
+    assert isinstance(replies.pop(2), asyncio.CancelledError)
+    assert replies == ([one.id for one in sent if one is not sent[2]] if reply == "250" else [reply] * 4)
+    await assert_recovers(handover, server)
+
+
+async def test_a_group_has_no_more_than_so_many_messages_and_bytes(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover_module, "MAX_GROUP_BYTES", 1000)
+    handover = hand_over(server, batch_size=4)
+    groups: list[list[int]] = []
+    commit = handover._commit
+
+    async def recorded(group: Sequence[Waiting]) -> list[str]:
+        groups.append([waiting.size for waiting in group])
+        return await commit(group)
+
+    monkeypatch.setattr(handover, "_commit", recorded)
+    sizes = [2] * 9 + [900, 98, 3, 5000, 2]
+    sent = [message(body=b"x" * size) for size in sizes]
+    assert await asyncio.gather(*(reply_to(handover, one) for one in sent)) == [one.id for one in sent]
+    assert groups == [[2] * 4, [2] * 4, [2, 900, 98], [3], [5000], [2]]
+    await assert_recovers(handover, server)
+
+
 async def test_a_restarted_redis_is_met_without_a_refusal(server: RedisServer) -> None:
     handover = hand_over(server)
     first = await reply_to(handover, message())
@@ -227,6 +289,15 @@ async def test_several_ingresses_fill_the_queue_to_its_limit_and_hardly_past_it(
         one = message()
         assert await reply_to(handover, one) == one.id, "there is room again"
         await handover.close()
+
+
+async def test_one_ingress_alone_fills_the_queue_to_its_limit(server: RedisServer) -> None:
+    handover = hand_over(server, queue_max_messages=3)
+    replies = [await reply_to(handover, message()) for _ in range(5)]
+    assert set(replies[:3]) == stored(server)
+    assert replies[3:] == ["452 4.3.1"] * 2
+    MessageStore(server.client(), "q").delete(replies[:1])
+    await assert_recovers(handover, server)
 
 
 async def test_a_client_repeat_to_another_ingress_is_the_first_message(server: RedisServer) -> None:
@@ -310,6 +381,26 @@ async def test_a_redis_that_fills_up_midway_is_452_and_keeps_no_pieces(
     finally:
         client.config_set("maxmemory", 0)
     monkeypatch.undo()
+    await assert_recovers(handover, server)
+
+
+async def test_a_redis_that_is_full_when_a_large_message_is_accepted_is_452_and_keeps_no_pieces(
+    server: RedisServer,
+) -> None:
+    handover = hand_over(server)
+    client = server.client()
+    one = message(body=LARGE)
+    staging = handover.stage(one.id, one.body)
+    assert staging is not None
+    await staging
+    assert client.keys("q:*") == [f"q:body:{one.id}".encode()]
+    client.config_set("maxmemory", "1mb")
+    try:
+        with pytest.raises(SmtpError, match="452"):
+            await handover.put(one, staging)
+        assert client.keys("q:*") == []
+    finally:
+        client.config_set("maxmemory", 0)
     await assert_recovers(handover, server)
 
 
@@ -438,6 +529,15 @@ async def test_a_body_whose_message_is_not_queued_goes(server: RedisServer) -> N
     handover.forget(early.id, handover.stage(early.id, early.body))
     handover.forget(late.id, staged)
     await assert_recovers(handover, server)
+    assert server.client().keys("q:body:*") == []
+
+
+async def test_a_body_that_is_let_go_on_its_way_goes_before_the_end(server: RedisServer) -> None:
+    handover = hand_over(server)
+    for _ in range(3):
+        one = message(body=LARGE)
+        handover.forget(one.id, handover.stage(one.id, one.body))
+    await handover.close()
     assert server.client().keys("q:body:*") == []
 
 

@@ -22,7 +22,14 @@ from forwarder.worker import ForwarderWorker
 from sandbox.processes import wait_until
 from sandbox.redis_server import RedisServer
 from shared.json_parts import Base64, JsonParts
-from shared.message_store import MOST_TAKEN_BYTES, PIECE_BYTES, PIECES_EXPIRE_SECONDS, MessageStore
+from shared.message_store import (
+    MOST_TAKEN_BYTES,
+    PIECE_BYTES,
+    PIECES_EXPIRE_SECONDS,
+    TINY_BYTES,
+    MessageStore,
+    NotDurable,
+)
 from shared.queued_message import CodecError, State, StoredMessage
 from shared.redis_connection import connect
 from tests.support.mail import queued_message
@@ -448,10 +455,27 @@ def test_tiny_pieces_go_along_with_large_ones(store: MessageStore) -> None:
     assert (before[0] + 1, before[1] + 1) == calls(), "one command a large piece"
     store.accept([one], staged=[one.id])
     assert load(store, one.id).message.call == bytes(call)
-    # What has gone, as when it has expired, does not come back without its beginning and without an end to its life.
-    store.redis.delete(f"q:body:{one.id}")
-    store.redis.rpushx(f"q:body:{one.id}", "piece")
+
+
+def test_no_command_writes_more_than_a_large_piece_and_tiny_ones(store: MessageStore) -> None:
+    body = LARGE * 3
+    commands = store._commands(body)
+    assert b"".join(piece for pieces in commands for piece in pieces) == body
+    assert max(sum(map(len, pieces)) for pieces in commands) <= PIECE_BYTES + TINY_BYTES
+
+
+def test_pieces_that_go_midway_do_not_come_back_without_their_beginning_and_without_end(
+    store: MessageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = message(body=LARGE)
+    limit = store.redis.connection_pool.connection_kwargs
+    with redis.Redis(host=limit["host"], port=limit["port"]) as client:
+        # As when they expire, or when a person clears up.
+        after_the_first_piece(monkeypatch, client, lambda: client.delete(f"q:body:{one.id}"))
+        store.stage(one.id, one.body)
     assert bodies(store) == []
+    assert store.accept([one], staged=[one.id]).ids == [""]
+    check(store)
 
 
 def test_pieces_of_an_earlier_release_stand_for_themselves_and_those_of_a_later_one_are_left_alone(
@@ -476,6 +500,35 @@ def test_the_pieces_of_a_repeat_go(store: MessageStore) -> None:
     check(store, waiting=1)
 
 
+def test_a_step_that_is_done_twice_leaves_its_message_as_it_was(store: MessageStore) -> None:
+    one = message(body=LARGE, digest="d")
+    for staged in (None, [one.id]):
+        assert store.accept([one], staged=staged, remember_seconds=60).ids == [one.id]
+    assert load(store, one.id).message.body == LARGE
+    check(store, waiting=1)
+
+
+def test_what_was_stored_after_all_keeps_its_body_when_it_is_let_go(store: MessageStore) -> None:
+    kept, gone = message(body=LARGE), message(body=LARGE)
+    store.accept([kept])
+    store.stage(gone.id, gone.body)
+    # As when the disk did not confirm the step in time: its messages are refused, and stored all the same.
+    store.unstage([kept.id, gone.id], after=NotDurable())
+    assert bodies(store) == [f"q:body:{kept.id}"]
+    assert load(store, kept.id).message.body == LARGE
+    check(store, waiting=1)
+
+
+def test_a_redis_that_does_not_answer_is_not_asked_to_let_go(store: MessageStore) -> None:
+    one = message(body=LARGE)
+    store.stage(one.id, one.body)
+    for error in (redis.TimeoutError(), redis.ConnectionError()):
+        store.unstage([one.id], after=error)
+    assert bodies(store) == [f"q:body:{one.id}"]
+    store.unstage([one.id], after=redis.ResponseError())
+    assert bodies(store) == []
+
+
 def test_pieces_that_no_step_claims_are_no_message_and_expire(store: MessageStore) -> None:
     one = message(body=LARGE)
     store.stage(one.id, one.body)
@@ -487,7 +540,7 @@ def test_pieces_that_no_step_claims_are_no_message_and_expire(store: MessageStor
     check(store, waiting=1)
 
 
-@pytest.mark.parametrize("left", [0, 3])
+@pytest.mark.parametrize("left", [0, 3, 5])
 def test_a_message_whose_pieces_are_not_all_there_is_not_stored_and_its_company_is(
     store: MessageStore, left: int
 ) -> None:
@@ -495,6 +548,8 @@ def test_a_message_whose_pieces_are_not_all_there_is_not_stored_and_its_company_
     store.stage(large.id, large.body)
     for _ in range(4 - left):
         store.redis.rpop(f"q:body:{large.id}")
+    for _ in range(left - 4):
+        store.redis.rpushx(f"q:body:{large.id}", b"one more")
     accepted = store.accept([first, large, last], staged=[large.id], remember_seconds=60)
     assert accepted.ids == [first.id, "", last.id]
     assert store.load([large.id]) == [None]
