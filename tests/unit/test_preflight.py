@@ -121,15 +121,17 @@ def executor():
 
 
 async def test_questions_that_wait_together_share_one_request(executor: ThreadPoolExecutor) -> None:
-    api = ScriptedApi([OK, OK])
+    api = ScriptedApi([OK, OK, OK])
     api.go.clear()
     asking = preflight(api, executor)
     waiting = [asyncio.create_task(asking.check(secret="sk_a", sender="a@x.example")) for _ in range(20)]
+    # Neither with another sender of the same project nor with the same sender of another one.
     waiting.append(asyncio.create_task(asking.check(secret="sk_a", sender="b@x.example")))
+    waiting.append(asyncio.create_task(asking.check(secret="sk_b", sender="a@x.example")))
     await asyncio.sleep(0)
     api.go.set()
     await asyncio.gather(*waiting)
-    assert sorted(api.asked) == [("sk_a", "a@x.example"), ("sk_a", "b@x.example")]
+    assert sorted(api.asked) == [("sk_a", "a@x.example"), ("sk_a", "b@x.example"), ("sk_b", "a@x.example")]
 
 
 @pytest.mark.parametrize(("longest", "company"), [(60.0, [5]), (0.0, [1])], ids=["it comes", "time is up"])
@@ -175,6 +177,39 @@ async def test_with_a_ttl_a_good_answer_is_kept_and_a_bad_one_is_not(executor: T
     for _ in range(5):
         await asking.check(secret="sk_a", sender="a@x.example")
     assert len(api.asked) == 2
+
+
+async def test_a_kept_answer_has_its_time_and_there_are_only_so_many(
+    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingress.preflight.MAX_KEPT_ANSWERS", 2)
+    api = ScriptedApi([OK] * 5)
+    asking = preflight(api, executor, ttl=60)
+    for sender in ("a@x.example", "b@x.example", "c@x.example", "c@x.example", "b@x.example", "a@x.example"):
+        await asking.check(secret="sk_a", sender=sender)
+    assert [sender[0] for _, sender in api.asked] == ["a", "b", "c", "a"], "the oldest had gone"
+    assert len(asking._good_until) == 2
+    for key in asking._good_until:
+        asking._good_until[key] -= 60
+    await asking.check(secret="sk_a", sender="a@x.example")
+    assert len(api.asked) == 5, "a good answer is not good for ever"
+
+
+async def test_a_defect_while_asking_is_told_to_all_who_wait_and_the_next_question_is_asked(
+    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = ScriptedApi([OK])
+    asking = preflight(api, executor)
+
+    def broken(*_: Any, **__: Any) -> Answer:
+        raise LookupError
+
+    with monkeypatch.context() as broken_api:
+        broken_api.setattr(api, "send", broken)
+        checks = (asking.check(secret="sk_a", sender="a@x.example") for _ in range(3))
+        told = await asyncio.wait_for(asyncio.gather(*checks, return_exceptions=True), 10)
+    assert [type(error) for error in told] == [LookupError] * 3
+    await asyncio.wait_for(asking.check(secret="sk_a", sender="a@x.example"), 10)
 
 
 async def test_a_blip_is_waited_out(executor: ThreadPoolExecutor) -> None:
