@@ -8,7 +8,7 @@ from typing import get_type_hints
 
 import pytest
 
-from shared.settings import VARIABLES, Settings, SettingsError, load_settings, settings_table
+from shared.settings import FILE_SETTINGS, VARIABLES, Settings, SettingsError, load_settings, settings_table
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -51,10 +51,13 @@ MISTAKES = [
     ({"PORT_SECURE": "1e3"}, "PORT_SECURE: must be a valid integer"),
     ({"PORT_SECURE": "\u0661"}, "PORT_SECURE: must be a valid integer"),
     ({"PORT_SECURE": "9" * 5000}, "PORT_SECURE: must be a valid integer"),
+    ({"PORT_SECURE": "1_000"}, "PORT_SECURE: must be a valid integer"),
+    ({"IDLE_TIMEOUT": "\u0661"}, "IDLE_TIMEOUT: must be a valid number"),
     ({"IDLE_TIMEOUT": "5 min"}, "IDLE_TIMEOUT: must be a valid number (default 300)"),
     ({"MESSAGE_LIFETIME": "nan"}, "MESSAGE_LIFETIME: must be a valid number"),
     ({"MESSAGE_LIFETIME": "inf"}, "MESSAGE_LIFETIME: must be a valid number"),
     ({"PORTS_EXTRA": "25,x"}, "PORTS_EXTRA: must be ports from 1 to 65535, separated by commas"),
+    ({"PORTS_EXTRA": "25,65536"}, "PORTS_EXTRA: must be ports from 1 to 65535, separated by commas"),
     ({"PORTS_EXTRA": "25,0"}, "PORTS_EXTRA: must be ports from 1 to 65535, separated by commas"),
     ({"PROXY_TRUSTED": "10.0.0.1/8"}, "PROXY_TRUSTED: must be networks such as 10.0.0.0/8 or fd00::/8"),
     ({"PROXY_PROTOCOL": "true"}, "PROXY_TRUSTED: must name the proxies' networks when PROXY_PROTOCOL is true"),
@@ -174,16 +177,69 @@ def test_every_mistake_is_told_at_once() -> None:
     assert {line.partition(":")[0] for line in caught.value.mistakes} == {"API_URI", "MAX_RECIPIENTS", "PORT_SECURE"}
 
 
-def test_no_message_and_no_repr_holds_a_secret() -> None:
+WEBHOOK = "https://x.example/"
+SECRETS = {
+    "DATABASE_URL": "postgresql://u:hunter2@x/y",
+    "REDIS_URL": "redis://:hunter2@redis:6379",
+    "DEAD_LETTER_WEBHOOK": "https://u:hunter2@x.example/",
+    "DEAD_LETTER_WEBHOOK_SECRET": "hunter2 and much more",
+}
+
+
+def test_it_is_known_which_settings_hold_a_secret() -> None:
+    assert set(FILE_SETTINGS) == set(SECRETS)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"DATABASE_URL": "mysql://u:hunter2@x", "REDIS_URL": "http://:hunter2@x"},
+        # A password that should have been percent-encoded: its beginning is read as a port.
+        {"DATABASE_URL": "postgresql://u:hunter2/@x/y"},
+        {"REDIS_URL": "redis://:hunter2/@redis:6379"},
+        {"DEAD_LETTER_WEBHOOK": "ftp://u:hunter2@x.example/"},
+        {"DEAD_LETTER_WEBHOOK": "https://u:hunter2/@x.example/"},
+        {"DEAD_LETTER_WEBHOOK": "https://u:hunter2@x.example/", "DEAD_LETTER_WEBHOOK_SECRET": "hunter2"},
+        {"DEAD_LETTER_WEBHOOK": WEBHOOK, "DEAD_LETTER_WEBHOOK_SECRET": "hunter2 is 15..."[:15]},
+    ],
+    ids=str,
+)
+def test_no_message_holds_a_secret(environ: dict[str, str]) -> None:
     with pytest.raises(SettingsError) as caught:
-        load_settings({"DATABASE_URL": "mysql://u:hunter2@x", "REDIS_URL": "http://:hunter2@x"})
+        load_settings(environ)
     assert "hunter2" not in str(caught.value)
-    assert "hunter2" not in repr(load_settings({"DATABASE_URL": "postgresql://u:hunter2@x/y"}))
 
 
-def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
-    (tmp_path / "url").write_text("redis://:hunter2@redis:6379\n")
-    assert load_settings({"REDIS_URL_FILE": str(tmp_path / "url")}).redis_url == "redis://:hunter2@redis:6379"
+def test_no_default_of_a_secret_is_shown() -> None:
+    with pytest.raises(SettingsError, match="DATABASE_URL") as caught:
+        load_settings({"DATABASE_URL": "mysql://x"})
+    assert "default" not in str(caught.value)
+
+
+def test_no_repr_holds_a_secret() -> None:
+    assert "hunter2" not in repr(load_settings(SECRETS))
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_may_be_in_a_file_which_counts_before_the_variable(name: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f" {SECRETS[name]}\n")
+    others = {key: value for key, value in SECRETS.items() if key != name}
+    for beside in ({}, {name: "postgresql://redis://https://"}):
+        found = load_settings({**others, **beside, f"{name}_FILE": str(tmp_path / "secret")})
+        assert getattr(found, name.lower()) == SECRETS[name]
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"redis://hunter2\xff", "not UTF-8"), (None, "No such file")])
+def test_a_file_that_cannot_be_read_is_one_line_without_what_is_in_it(
+    content: bytes | None, reason: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "url").write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"REDIS_URL_FILE": str(tmp_path / "url")})
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith(f"REDIS_URL_FILE: must name a readable file ({reason}")
+    assert "hunter2" not in mistake
 
 
 def test_the_table_in_the_docs_is_the_codes_own() -> None:
