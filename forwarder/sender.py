@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import tenacity
 
@@ -13,6 +13,7 @@ from shared.metrics import FORWARD_SECONDS
 from shared.plunk_api import Answer, NoAnswer, PlunkApi, RateLimit
 from shared.projects import DirectoryUnavailable
 from shared.queued_message import StoredMessage
+from shared.settings import OnAmbiguous
 from shared.verdict import Verdict, judge
 
 BLIP_SECONDS: Final = 2.0
@@ -42,9 +43,7 @@ class Sender:
     ``timeout`` (seconds) bounds a message's turn as a whole: the secret's look-up, the call, and what is tried again.
     """
 
-    def __init__(
-        self, api: PlunkApi, secrets: Secrets, *, timeout: float, on_ambiguous: Literal["retry", "hold"]
-    ) -> None:
+    def __init__(self, api: PlunkApi, secrets: Secrets, *, timeout: float, on_ambiguous: OnAmbiguous) -> None:
         self._api = api
         self._secrets = secrets
         self._timeout = timeout

@@ -16,11 +16,13 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, cast
+from typing import Any, Final, NoReturn, cast
 
 import orjson
 import structlog
 from structlog.typing import EventDict, WrappedLogger
+
+from shared.settings import LogFormat
 
 SECRET: Final = re.compile(r"(?i)\bsk_[A-Za-z0-9_-]+|(?<=://)[^/\s]*:[^/\s]+(?=@)|(?<=bearer )\S+")
 """What must never be printed: a project's secret, the user part of a URL (to its last @), a bearer token."""
@@ -155,7 +157,7 @@ class Printer:
         raise structlog.DropEvent
 
 
-def configure(log_format: Literal["auto", "pretty", "json"], level: str, *, process: str) -> None:
+def configure(log_format: LogFormat, level: str, *, process: str) -> None:
     """Set up logging for this process; call once, before anything logs. ``process``: ingress or forwarder."""
     pretty = log_format == "pretty" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[Any] = [

@@ -15,7 +15,20 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from shared.variables import choice, networks, number, path, ports, switch, text, variables_of, whole
+from shared.variables import (
+    LAST_PORT,
+    choice,
+    networks,
+    number,
+    path,
+    port,
+    ports,
+    seconds,
+    switch,
+    text,
+    variables_of,
+    whole,
+)
 
 MIB: Final = 1024 * 1024
 
@@ -52,8 +65,9 @@ def _http_url(value: str) -> str:
 
 
 def _webhook_url(value: str) -> str:
-    _http_url(value)
-    # A person's own URL stays as it is, to its last slash.
+    if value:
+        _http_url(value)
+    # A person's own URL stays as it is, to its last slash; an empty file is as good as none.
     return value
 
 
@@ -79,14 +93,6 @@ def _queue_name(value: str) -> str:
     if not _QUEUE_NAME.fullmatch(value):
         raise ValueError("must be of letters, digits, '.', '_' and '-'")
     return value
-
-
-def port(default: int, description: str) -> Any:
-    return whole(default, description, ge=1, le=65535)
-
-
-def seconds(default: float, description: str) -> Any:
-    return number(default, description, gt=0, le=86_400)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +122,7 @@ class Settings:
     ports_extra: tuple[int, ...] = ports(
         (), "More ports, comma-separated (2525: as PORT_SUBMISSION; ending in 465: implicit TLS)"
     )
-    health_port: int = whole(0, "Port of /livez, /readyz and /metrics; 0 = off", ge=0, le=65535)
+    health_port: int = whole(0, "Port of /livez, /readyz and /metrics; 0 = off", ge=0, le=LAST_PORT)
     ingress_processes: int = whole(1, "Ingress processes that share the ports (SO_REUSEPORT)", ge=1, le=64)
     max_connections: int = whole(2000, "Most connections of one ingress process", ge=1)
     max_connections_per_ip: int = whole(

@@ -22,6 +22,8 @@ FALSE: Final = frozenset({"0", "off", "f", "false", "n", "no"})
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
 
+LAST_PORT: Final = 65535
+
 N = TypeVar("N", int, float)
 
 
@@ -85,11 +87,14 @@ def whole(default: int, description: str, *, ge: int, le: int | None = None) -> 
         # int() would read the digits of other scripts, too.
         if not _INTEGER.fullmatch(value):
             raise ValueError("must be a valid integer")
-        found = int(value)
-        return _bounded(found, variable)
+        return _bounded(int(value), variable)
 
     variable = Variable(description=description, read=read, default=default, ge=ge, le=le)
     return _field(variable)
+
+
+def port(default: int, description: str) -> Any:
+    return whole(default, description, ge=1, le=LAST_PORT)
 
 
 def number(
@@ -108,6 +113,11 @@ def number(
 
     variable = Variable(description=description, read=read, default=default, ge=ge, gt=gt, le=le)
     return _field(variable)
+
+
+def seconds(default: float, description: str) -> Any:
+    """How long something may take: a day at most."""
+    return number(default, description, gt=0, le=86_400)
 
 
 def switch(default: bool, description: str) -> Any:
@@ -139,8 +149,8 @@ def ports(default: tuple[int, ...], description: str) -> Any:
 
     def read(value: str) -> tuple[int, ...]:
         items = _listed(value)
-        if not all(_INTEGER.fullmatch(item) and 1 <= int(item) <= 65535 for item in items):
-            raise ValueError("must be ports from 1 to 65535, separated by commas")
+        if not all(_INTEGER.fullmatch(item) and 1 <= int(item) <= LAST_PORT for item in items):
+            raise ValueError(f"must be ports from 1 to {LAST_PORT}, separated by commas")
         return tuple(map(int, items))
 
     return _field(Variable(description=description, read=read, default=default))

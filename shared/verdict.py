@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final
 
 from shared.plunk_api import Answer, NoAnswer
+from shared.settings import OnAmbiguous
 
 
 class Verdict(StrEnum):
@@ -66,9 +67,7 @@ RULES: Final = (
 )
 
 
-def judge(
-    answer: Answer | NoAnswer, *, secret_is_fresh: bool = False, on_ambiguous: Literal["retry", "hold"] = "retry"
-) -> Verdict:
+def judge(answer: Answer | NoAnswer, *, secret_is_fresh: bool = False, on_ambiguous: OnAmbiguous = "retry") -> Verdict:
     """The verdict of one answer. ``secret_is_fresh``: the secret was looked up for this very try."""
     if isinstance(answer, NoAnswer):
         return Verdict.AGAIN

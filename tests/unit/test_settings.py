@@ -177,6 +177,18 @@ def test_every_mistake_is_told_at_once() -> None:
     assert {line.partition(":")[0] for line in caught.value.mistakes} == {"API_URI", "MAX_RECIPIENTS", "PORT_SECURE"}
 
 
+def test_every_setting_that_does_not_go_with_another_is_told_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"PROXY_PROTOCOL": "true", "DEAD_LETTER_WEBHOOK": WEBHOOK, "PORTS_EXTRA": "465,587"})
+    told = [line.partition(":")[0] for line in caught.value.mistakes]
+    assert told == ["PROXY_TRUSTED", "DEAD_LETTER_WEBHOOK_SECRET", "PORTS_EXTRA", "PORTS_EXTRA"]
+
+
+def test_a_webhook_whose_file_is_empty_is_none(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("\n")
+    assert load_settings({"DEAD_LETTER_WEBHOOK_FILE": str(tmp_path / "url")}).dead_letter_webhook == ""
+
+
 WEBHOOK = "https://x.example/"
 SECRETS = {
     "DATABASE_URL": "postgresql://u:hunter2@x/y",
