@@ -10,16 +10,16 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
 import orjson
 import tenacity
 
+from ingress.api_stream import ApiStream
 from ingress.replies import Replies, Reply, SmtpError
 from shared.metrics import PREFLIGHT_SECONDS
-from shared.plunk_api import Answer, NoAnswer, PlunkApi
+from shared.plunk_api import Answer, NoAnswer
 from shared.waiters import Waiters
 
 ATTEMPT_SECONDS: Final = 5.0
@@ -106,13 +106,10 @@ def _only_complains_about_to(answer: Answer) -> bool:
 
 
 class Preflight:
-    """Asks the API from threads; questions of one key and sender that wait at the same moment share one request."""
+    """Asks the API; questions of one key and sender that wait at the same moment share one request."""
 
-    def __init__(
-        self, api: PlunkApi, executor: ThreadPoolExecutor, *, timeout: float, ttl: float, defer_transient: bool
-    ) -> None:
+    def __init__(self, api: ApiStream, *, timeout: float, ttl: float, defer_transient: bool) -> None:
         self._api = api
-        self._executor = executor
         self._timeout = timeout
         self._ttl = ttl
         self._defer_transient = defer_transient
@@ -170,18 +167,12 @@ class Preflight:
         body = question(sender)
         started = time.monotonic()
         deadline = started + self._timeout
-        loop = asyncio.get_running_loop()
 
         async def ask_once() -> Answer | NoAnswer:
             left = min(ATTEMPT_SECONDS, deadline - time.monotonic())
             if left <= 0:
                 return NoAnswer(cause="DeadlineExceeded", was_sent=False)
-            call = loop.run_in_executor(self._executor, lambda: self._api.send(body, secret=secret, timeout=left))
-            try:
-                # requests bounds each silence, not the whole answer; this bounds the whole.
-                return await asyncio.wait_for(call, left + 0.1)
-            except TimeoutError:
-                return NoAnswer(cause="TimeoutError")
+            return await self._api.send(body, secret=secret, timeout=left)
 
         answer = await ask_once()
         if worth_asking_again(answer):

@@ -12,6 +12,7 @@ from typing import Final
 from ingress import heap
 from ingress.acceptance import Acceptance
 from ingress.acceptor import Acceptor
+from ingress.api_stream import ApiStream
 from ingress.certificates import CertificateStore
 from ingress.handover import ASKED_AT_ONCE, STAGED_AT_ONCE, HandOver
 from ingress.limits import PARSED_AT_ONCE
@@ -22,13 +23,12 @@ from ingress.session import SessionFactory
 from ingress.throttle import FailureThrottle
 from shared.log import get_logger
 from shared.message_store import MessageStore
-from shared.plunk_api import PlunkApi
 from shared.projects import ProjectDirectory
 from shared.redis_connection import connect
 from shared.redis_stream import RedisStream
 from shared.settings import MIB, Settings
 
-PREFLIGHT_THREADS: Final = 32
+PREFLIGHT_CONNECTIONS: Final = 32
 """Preflights under way at once; more wait. Each is one kept-alive connection."""
 
 BACKLOG: Final = 1024
@@ -67,10 +67,9 @@ class IngressServer:
         self._settings = settings
         self._certificates = certificates
         self._directory = ProjectDirectory(settings.database_url)
-        self._api = PlunkApi(settings.api_uri, connections=PREFLIGHT_THREADS)
+        self._api = ApiStream(settings.api_uri, connections=PREFLIGHT_CONNECTIONS)
         self._redis = connect(settings.redis_url, connections=ASKED_AT_ONCE + STAGED_AT_ONCE + 4)
         self._redis_for_bodies = connect(settings.redis_url, connections=STAGED_AT_ONCE, for_large_values=True)
-        self._preflight_threads = ThreadPoolExecutor(PREFLIGHT_THREADS, thread_name_prefix="preflight")
         self._parser_threads = ThreadPoolExecutor(PARSED_AT_ONCE, thread_name_prefix="parser")
         self._digest_threads = ThreadPoolExecutor(PARSED_AT_ONCE, thread_name_prefix="digest")
         self._handover = HandOver(
@@ -85,7 +84,6 @@ class IngressServer:
             directory=self._directory,
             preflight=Preflight(
                 self._api,
-                self._preflight_threads,
                 timeout=settings.preflight_timeout,
                 ttl=settings.preflight_ttl,
                 defer_transient=settings.defer_transient,
@@ -157,7 +155,6 @@ class IngressServer:
         await self._sessions.drain(self._settings.shutdown_timeout)
         await self._handover.close()
         await self._directory.close()
-        self._preflight_threads.shutdown(wait=False, cancel_futures=True)
         self._parser_threads.shutdown(wait=False, cancel_futures=True)
         self._digest_threads.shutdown(wait=False, cancel_futures=True)
         self._api.close()

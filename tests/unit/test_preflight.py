@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import orjson
 import pytest
 
+from ingress.api_stream import ApiStream
 from ingress.preflight import GATHER_TURNS, TABLE, Preflight, decide, question, wait_before_next, worth_asking_again
 from ingress.replies import SmtpError
-from shared.plunk_api import Answer, NoAnswer, PlunkApi, read_answer
+from shared.plunk_api import Answer, NoAnswer, read_answer
 
 OK = Answer(status=200)
 ABOUT_TO = Answer(status=422, code="VALIDATION_ERROR", message="Validation failed", fields=("to",))
@@ -93,37 +92,29 @@ def test_the_question_has_a_sender_and_nobody_to_send_to() -> None:
     assert asked["body"]
 
 
-class ScriptedApi(PlunkApi):
+class ScriptedApi(ApiStream):
     """Answers from a list; holds every answer back until ``go`` is set."""
 
     def __init__(self, answers: list[Answer | NoAnswer]) -> None:
         self.answers = answers
         self.asked: list[tuple[str, str]] = []
-        self.go = threading.Event()
+        self.go = asyncio.Event()
         self.go.set()
 
-    def send(
-        self, body: bytes, *, secret: str, timeout: float, idempotency_key: str | None = None
-    ) -> Answer | NoAnswer:
+    async def send(self, body: bytes, *, secret: str, timeout: float) -> Answer | NoAnswer:  # noqa: ASYNC109
         self.asked.append((secret, orjson.loads(body)["from"]))
-        assert self.go.wait(10)
+        await asyncio.wait_for(self.go.wait(), 10)
         return self.answers.pop(0)
 
 
-def preflight(api: PlunkApi, executor: ThreadPoolExecutor, *, timeout: float = 5, ttl: float = 0) -> Preflight:
-    return Preflight(api, executor, timeout=timeout, ttl=ttl, defer_transient=False)
+def preflight(api: ApiStream, *, timeout: float = 5, ttl: float = 0) -> Preflight:
+    return Preflight(api, timeout=timeout, ttl=ttl, defer_transient=False)
 
 
-@pytest.fixture
-def executor():
-    with ThreadPoolExecutor(4) as pool:
-        yield pool
-
-
-async def test_questions_that_wait_together_share_one_request(executor: ThreadPoolExecutor) -> None:
+async def test_questions_that_wait_together_share_one_request() -> None:
     api = ScriptedApi([OK, OK, OK])
     api.go.clear()
-    asking = preflight(api, executor)
+    asking = preflight(api)
     waiting = [asyncio.create_task(asking.check(secret="sk_a", sender="a@x.example")) for _ in range(20)]
     # Neither with another sender of the same project nor with the same sender of another one.
     waiting.append(asyncio.create_task(asking.check(secret="sk_a", sender="b@x.example")))
@@ -136,21 +127,21 @@ async def test_questions_that_wait_together_share_one_request(executor: ThreadPo
 
 @pytest.mark.parametrize(("longest", "company"), [(60.0, [5]), (0.0, [1])], ids=["it comes", "time is up"])
 async def test_a_question_waits_while_the_loops_turns_bring_company(
-    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, longest: float, company: list[int]
+    monkeypatch: pytest.MonkeyPatch, longest: float, company: list[int]
 ) -> None:
     monkeypatch.setattr("ingress.preflight.GATHER_SECONDS", longest)
     api = ScriptedApi([OK])
     api.go.clear()
-    asking = preflight(api, executor)
+    asking = preflight(api)
     checks: list[asyncio.Task[None]] = []
     come_when_asked: list[int] = []
-    submit = executor.submit
+    send = api.send
 
-    def asked(*args: Any) -> Any:
+    async def asked(*args: Any, **options: Any) -> Answer | NoAnswer:
         come_when_asked.append(len(checks))
-        return submit(*args)
+        return await send(*args, **options)
 
-    monkeypatch.setattr(executor, "submit", asked)
+    monkeypatch.setattr(api, "send", asked)
     for _ in range(5):
         checks.append(asyncio.create_task(asking.check(secret="sk_a", sender="a@x.example")))
         for _ in range(GATHER_TURNS):
@@ -160,18 +151,18 @@ async def test_a_question_waits_while_the_loops_turns_bring_company(
     assert come_when_asked == company
 
 
-async def test_without_a_ttl_the_next_message_asks_again(executor: ThreadPoolExecutor) -> None:
+async def test_without_a_ttl_the_next_message_asks_again() -> None:
     api = ScriptedApi([OK, Answer(status=403, message="no")])
-    asking = preflight(api, executor)
+    asking = preflight(api)
     await asking.check(secret="sk_a", sender="a@x.example")
     with pytest.raises(SmtpError) as refused:
         await asking.check(secret="sk_a", sender="a@x.example")
     assert refused.value.reply.code == 554
 
 
-async def test_with_a_ttl_a_good_answer_is_kept_and_a_bad_one_is_not(executor: ThreadPoolExecutor) -> None:
+async def test_with_a_ttl_a_good_answer_is_kept_and_a_bad_one_is_not() -> None:
     api = ScriptedApi([Answer(status=403, message="no"), OK])
-    asking = preflight(api, executor, ttl=60)
+    asking = preflight(api, ttl=60)
     with pytest.raises(SmtpError):
         await asking.check(secret="sk_a", sender="a@x.example")
     for _ in range(5):
@@ -179,12 +170,10 @@ async def test_with_a_ttl_a_good_answer_is_kept_and_a_bad_one_is_not(executor: T
     assert len(api.asked) == 2
 
 
-async def test_a_kept_answer_has_its_time_and_there_are_only_so_many(
-    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_kept_answer_has_its_time_and_there_are_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingress.preflight.MAX_KEPT_ANSWERS", 2)
     api = ScriptedApi([OK] * 5)
-    asking = preflight(api, executor, ttl=60)
+    asking = preflight(api, ttl=60)
     for sender in ("a@x.example", "b@x.example", "c@x.example", "c@x.example", "b@x.example", "a@x.example"):
         await asking.check(secret="sk_a", sender=sender)
     assert [sender[0] for _, sender in api.asked] == ["a", "b", "c", "a"], "the oldest had gone"
@@ -196,12 +185,12 @@ async def test_a_kept_answer_has_its_time_and_there_are_only_so_many(
 
 
 async def test_a_defect_while_asking_is_told_to_all_who_wait_and_the_next_question_is_asked(
-    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     api = ScriptedApi([OK])
-    asking = preflight(api, executor)
+    asking = preflight(api)
 
-    def broken(*_: Any, **__: Any) -> Answer:
+    async def broken(*_: Any, **__: Any) -> Answer:
         raise LookupError
 
     with monkeypatch.context() as broken_api:
@@ -212,24 +201,24 @@ async def test_a_defect_while_asking_is_told_to_all_who_wait_and_the_next_questi
     await asyncio.wait_for(asking.check(secret="sk_a", sender="a@x.example"), 10)
 
 
-async def test_a_blip_is_waited_out(executor: ThreadPoolExecutor) -> None:
+async def test_a_blip_is_waited_out() -> None:
     api = ScriptedApi([NoAnswer(cause="ConnectionError"), Answer(status=503), Answer(status=429, retry_after=0.05), OK])
-    await preflight(api, executor).check(secret="sk_a", sender="a@x.example")
+    await preflight(api).check(secret="sk_a", sender="a@x.example")
     assert len(api.asked) == 4
 
 
-async def test_a_retry_after_past_the_deadline_decides_at_once(executor: ThreadPoolExecutor) -> None:
+async def test_a_retry_after_past_the_deadline_decides_at_once() -> None:
     api = ScriptedApi([Answer(status=429, message="slow down", retry_after=3600)])
     with pytest.raises(SmtpError) as refused:
-        await preflight(api, executor).check(secret="sk_a", sender="a@x.example")
+        await preflight(api).check(secret="sk_a", sender="a@x.example")
     assert str(refused.value.reply) == "554 5.7.0 Transaction failed: slow down"
     assert len(api.asked) == 1
 
 
-async def test_one_client_that_goes_away_takes_nothing_from_the_others(executor: ThreadPoolExecutor) -> None:
+async def test_one_client_that_goes_away_takes_nothing_from_the_others() -> None:
     api = ScriptedApi([OK])
     api.go.clear()
-    asking = preflight(api, executor)
+    asking = preflight(api)
     first = asyncio.create_task(asking.check(secret="sk_a", sender="a@x.example"))
     second = asyncio.create_task(asking.check(secret="sk_a", sender="a@x.example"))
     await asyncio.sleep(0)
