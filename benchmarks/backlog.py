@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import cast
 
 from benchmarks import messages
 from ingress.message import Limits, parse
@@ -35,3 +36,15 @@ def fill(store: MessageStore, count: int, *, size: int = messages.SMALL_BYTES, p
             ],
             with_ticket=not start,
         )
+
+
+def trim(store: MessageStore, count: int) -> None:
+    """Bring the store back to its ``count`` oldest messages, and forget what repeats are known by."""
+    client = store.redis
+    over = client.zcard(store.messages_key) - count
+    if over > 0:
+        newest = cast(list[bytes], client.zrevrange(store.messages_key, 0, over - 1))
+        store.delete(message_id.decode() for message_id in newest)
+    seen = list(client.scan_iter(match=f"{store.name}:seen:*", count=10 * GROUP))
+    for start in range(0, len(seen), GROUP):
+        client.delete(*seen[start : start + GROUP])
