@@ -241,6 +241,10 @@ class SmtpSession(SMTP):
                 self._say(Replies.TOO_MANY_CONNECTIONS.value)
                 self._close()
                 return
+            if self._factory.is_stopping:
+                # It came as the server began to stop, which could not tell it yet.
+                self._hang_up(Replies.SHUTTING_DOWN.value)
+                return
             self._say(self._factory.greeting)
             while not self._closing:
                 await self._serve_command()
@@ -642,6 +646,7 @@ class SessionFactory:
             max_bytes=message_budget(settings.ingress_memory_mb * MIB, largest=settings.max_message_bytes),
         )
         self._sessions: set[SmtpSession] = set()
+        self.is_stopping = False
 
     def __call__(self, *, implicit_tls: bool, peer: str | None = None, slot: Slot | None = None) -> SmtpSession:
         return SmtpSession(self, implicit_tls=implicit_tls, peer=peer, slot=slot)
@@ -663,6 +668,7 @@ class SessionFactory:
 
     async def drain(self, seconds: float) -> None:
         """421 to the idle, let the others finish their transaction; after ``seconds`` close what is left."""
+        self.is_stopping = True
         for session in tuple(self._sessions):
             session.stop()
         # Those are among them whose client has gone during the hand-over.

@@ -27,7 +27,7 @@ from ingress.backend import Login, Submission
 from ingress.replies import Replies, Reply
 from ingress.session import SessionFactory
 from sandbox.stack import make_certificate
-from tests.support.sessions import SECRET, Client, RecordingBackend, listening, ours, until
+from tests.support.sessions import SECRET, Client, RecordingBackend, connected, listening, ours, until
 from tests.support.wire import Wire, simple
 
 MIB = 1024 * 1024
@@ -468,6 +468,14 @@ async def test_our_stop_past_its_time_leaves_a_handover_whose_client_has_hung_up
         await factory.drain(0.01)
         gone.set()
         await asyncio.wait_for(finished.wait(), 10)
+
+
+async def test_our_stop_says_421_to_who_comes_meanwhile() -> None:
+    factory = ours(RecordingBackend())
+    await factory.drain(0)
+    async with connected(factory) as (reader, _):
+        assert (await reader.readline()).startswith(b"421 4.3.2")
+        assert await reader.read() == b""
 
 
 @asynccontextmanager
