@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import ssl
 import time
@@ -221,6 +222,49 @@ async def test_what_comes_unasked_is_not_taken_for_the_next_ones_answer(api: Api
         connection.send(REFUSED)
     assert await ask(stream, "sk_2") == Answer(status=200)
     assert len(api.connections) == 2
+
+
+FORMS = (
+    OK,
+    OK + REFUSED,
+    b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK,
+    b"HTTP/1.1 429 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: y\r\n\r\n",
+    b"HTTP/1.1 403 No\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n%b" % (len(SLOW_DOWN), SLOW_DOWN),
+)
+PIECES = (
+    b"\r\n",
+    b"\n",
+    b"\0",
+    b" ",
+    b":",
+    b"0",
+    b"9",
+    b"\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n",
+    b"Content-Length: 0\r\n",
+    b"\xff",
+)
+
+
+def mutated(answer: bytes, chance: random.Random) -> bytes:
+    """``answer`` with one to four places cut out, doubled or written over."""
+    for _ in range(chance.randint(1, 4)):
+        at, upto = sorted(chance.randint(0, len(answer)) for _ in range(2))
+        upto = min(upto, at + 8)
+        answer = answer[:at] + chance.choice((b"", 2 * answer[at:upto], chance.choice(PIECES))) + answer[upto:]
+    return answer
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_after_any_answer_the_next_question_gets_its_own(api: Api, stream: ApiStream, seed: int) -> None:
+    chance = random.Random(seed)
+    found = set()
+    for _ in range(100):
+        said = mutated(chance.choice(FORMS), chance)
+        api.answers = lambda request, said=said: said if b"Bearer sk_1" in request else OK  # type: ignore[misc]
+        found.add(type(await ask(stream, "sk_1", timeout=0.05)))
+        assert await ask(stream, "sk_2") == Answer(status=200), said
+    assert found == {Answer, NoAnswer}
 
 
 async def test_a_question_that_was_given_up_leaves_no_answer_for_the_next(api: Api, stream: ApiStream) -> None:
