@@ -21,12 +21,13 @@ def test_identifiers_have_their_length_and_differ_over_many_blocks() -> None:
 
 
 FORKS: Final = """
-import os, sys
+import os
 from shared.identifiers import RandomHex
 random_hex = RandomHex()
 random_hex(16)
 child = os.fork()
-print(random_hex(16), flush=True)
+# In one write, so that the two lines stay lines.
+os.write(1, random_hex(16).encode() + b"\\n")
 if child:
     os.waitpid(child, 0)
 """
