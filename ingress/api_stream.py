@@ -132,6 +132,8 @@ class _Connection(asyncio.Protocol):
     def ask(self, request: bytes) -> asyncio.Future[Answer]:
         """Send ``request``; resolves to its answer, or fails as the connection or the parser did."""
         self._parser = httptools.HttpResponseParser(self)
+        # Of the last answer nothing may be taken for this one's, whose first byte may never come.
+        self._has_head = False
         self._keeps_alive = False
         self._received = 0
         self._answered = asyncio.get_running_loop().create_future()

@@ -224,6 +224,13 @@ async def test_what_comes_unasked_is_not_taken_for_the_next_ones_answer(api: Api
     assert len(api.connections) == 2
 
 
+async def test_no_answer_after_one_of_no_told_length_is_none(api: Api, stream: ApiStream) -> None:
+    api.answers = lambda request: b"HTTP/1.1 204 No Content\r\n\r\n" if b"sk_1" in request else None
+    assert await ask(stream, "sk_1") == Answer(status=204)
+    assert await ask(stream, "sk_2") == NoAnswer(cause="ConnectionResetError")
+    assert len(api.connections) == 1
+
+
 FORMS = (
     OK,
     OK + REFUSED,
