@@ -94,7 +94,6 @@ class SmtpSession(SMTP):
         self._in_data = False
         self._handing_over = False
         self._data_started = 0.0
-        self._stopping = False
         self._upgrading = False
         self._closing = False
         self._lost = False
@@ -213,8 +212,7 @@ class SmtpSession(SMTP):
         self._timer = self.loop.call_later(LINGER, self.transport.close)
 
     def stop(self) -> None:
-        """The server stops: 421 now when the client is idle, after the transaction under way otherwise."""
-        self._stopping = True
+        """The server stops: 421 now when the client is idle; otherwise it follows the transaction under way."""
         if self._waiting_for_client and not self._in_data and not self._in_transaction:
             self._hang_up(Replies.SHUTTING_DOWN.value)
 
@@ -291,7 +289,7 @@ class SmtpSession(SMTP):
             self._hang_up(Replies.TOO_MANY_COMMANDS.value)
         elif self._errors >= MAX_ERRORS:
             self._hang_up(Replies.TOO_MANY_ERRORS.value)
-        elif self._stopping and not self._in_transaction:
+        elif self._factory.is_stopping and not self._in_transaction:
             self._hang_up(Replies.SHUTTING_DOWN.value)
 
     async def _read_line(self, limit: int) -> bytes:
@@ -647,6 +645,7 @@ class SessionFactory:
         )
         self._sessions: set[SmtpSession] = set()
         self.is_stopping = False
+        """From the begin of ``drain`` on."""
 
     def __call__(self, *, implicit_tls: bool, peer: str | None = None, slot: Slot | None = None) -> SmtpSession:
         return SmtpSession(self, implicit_tls=implicit_tls, peer=peer, slot=slot)
