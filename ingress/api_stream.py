@@ -20,7 +20,7 @@ import httptools
 from urllib3.util.wait import wait_for_read
 
 from shared.http_library import requests
-from shared.plunk_api import CONNECT_SHARE, Answer, NoAnswer, read_answer
+from shared.plunk_api import CONNECT_SHARE, SEND_PATH, Answer, NoAnswer, read_answer
 
 IDLE_SECONDS: Final = 30.0
 """After so long without a question a connection is made anew: something in between may have forgotten it."""
@@ -39,14 +39,14 @@ class ApiStream:
     """As many connections as there are questions at once, ``connections`` at most; each question has one for itself."""
 
     def __init__(self, base_url: str, *, connections: int) -> None:
-        url = requests.Request("POST", f"{base_url}/v1/send").prepare().url or ""
-        parts = urlsplit(url)
+        prepared = requests.Request("POST", base_url + SEND_PATH).prepare()
+        parts = urlsplit(prepared.url or "")
         self._host = parts.hostname or ""
         self._tls = _trusting_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
-        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        host = parts.netloc.rpartition("@")[2]
         self._head = (
-            f"POST {path} HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\nUser-Agent: plunk-smtp-relay\r\n"
+            f"POST {prepared.path_url} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: plunk-smtp-relay\r\n"
             "Accept-Encoding: identity\r\nContent-Type: application/json\r\n"
         ).encode("ascii")
         self._free = asyncio.Semaphore(connections)

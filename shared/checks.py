@@ -10,7 +10,7 @@ import click
 import redis
 
 from shared.log import redact
-from shared.plunk_api import Answer, NoAnswer, PlunkApi
+from shared.plunk_api import SEND_PATH, Answer, NoAnswer, PlunkApi
 from shared.projects import DirectoryUnavailable, ProjectDirectory
 from shared.redis_connection import connect, look_at_durability
 from shared.settings import Settings
@@ -70,7 +70,7 @@ def check_api(settings: Settings) -> Check:
         if isinstance(answer, Answer) and answer.is_success:
             # Anything may say 200 to /health. Without a key nothing can come of this.
             answer = api.send(b"{}", secret="", timeout=5)
-            asked = "/v1/send"
+            asked = SEND_PATH
     finally:
         api.close()
     trouble = _api_trouble(answer, asked)

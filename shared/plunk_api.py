@@ -20,6 +20,9 @@ from shared.log import redact
 MAX_RETRY_AFTER: Final = 3600.0
 """Longest Retry-After that is believed, in seconds."""
 
+SEND_PATH: Final = "/v1/send"
+"""The one call's path under API_URI."""
+
 CONNECT_SHARE: Final = 3
 """The share of a call's time that one attempt to connect may take: one third."""
 
@@ -122,7 +125,7 @@ class PlunkApi:
     """
 
     def __init__(self, base_url: str, *, connections: int) -> None:
-        self._url = f"{base_url}/v1/send"
+        self._url = base_url + SEND_PATH
         self._health_url = f"{base_url}/health"
         self._session = requests.Session()
         # Proxy and .netrc look-ups cost more than the rest of a call, and .netrc would replace our key.
